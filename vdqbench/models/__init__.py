@@ -1,0 +1,1 @@
+"""Video diffusion models: adapters and native architectures."""

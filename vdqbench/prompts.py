@@ -1,0 +1,68 @@
+"""Prompt sets: ordered texts with stable ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdqbench.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A named list of (id, text); ids are positions in the whole set, so a subset keeps the noise of the whole."""
+
+    name: str
+    items: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any], where: str = "prompts") -> PromptSet:
+        """Build the set that a `prompts` node describes.
+
+        Exactly one of `shapes` (a split of the shapes videos), `texts` (a list) and `file` (one prompt a line, with an
+        optional `sha256`) says where the texts come from; `limit` keeps the first ones.
+
+        Raises:
+            ConfigError: none or several sources, a missing or altered file, an empty set, a limit below one.
+        """
+        sources = [key for key in ("shapes", "texts", "file") if node.get(key)]
+        if len(sources) != 1:
+            raise ConfigError(f"{where} must have exactly one of shapes, texts and file, got {', '.join(sources) or 'none'}")
+        texts = {"shapes": _shapes, "texts": lambda texts, *_: list(texts), "file": _lines}[sources[0]](node[sources[0]], node, where)
+        texts = [str(text).strip() for text in texts if str(text).strip()]
+        limit = node.get("limit")
+        if limit is not None and not (isinstance(limit, int) and limit >= 1):
+            raise ConfigError(f"{where}.limit={limit} must be a whole number of at least 1, or null for all prompts")
+        if not texts:
+            raise ConfigError(f"{where}.{sources[0]} holds no prompt; it needs at least one line of text")
+        return cls(node["name"], tuple((f"{index:04d}", text) for index, text in enumerate(texts[:limit])))
+
+
+def _shapes(split: str, node: Mapping[str, Any], where: str) -> list[str]:
+    from vdqbench import shapes
+
+    if split not in shapes.SPLITS:
+        raise ConfigError(f"{where}.shapes={split} is not a split of the shapes videos{nearest(split, shapes.SPLITS)}")
+    return [scene.caption for scene in shapes.scenes(split)]
+
+
+def _lines(file: str, node: Mapping[str, Any], where: str) -> list[str]:
+    path = Path(file).expanduser()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{where}.file={file} cannot be read ({error.strerror}); give the path of a text file with one prompt a line"
+        ) from error
+    expected = node.get("sha256")
+    if expected and (actual := hashlib.sha256(data).hexdigest()) != expected:
+        raise ConfigError(
+            f"{where}.file={file} has SHA-256 {actual}, expected {expected}; fetch the original file or set {where}.sha256=null"
+        )
+    try:
+        return data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}.file={file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error

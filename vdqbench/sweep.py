@@ -1,0 +1,209 @@
+"""From overrides to results: expand, validate every cell, run what is missing, show what came out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdqbench.compose import Composer, expand
+from vdqbench.config import Cell
+from vdqbench.errors import ConfigError
+from vdqbench.progress import Progress
+from vdqbench.record import Record
+from vdqbench.runner import is_done, new_record, task
+
+if TYPE_CHECKING:
+    from vdqbench.report.table import Table
+
+CONTROL = ("table", "preset", "plan")
+
+
+@dataclass
+class Arguments:
+    """The words of the command line, sorted."""
+
+    overrides: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    show_config: bool = False
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Arguments:
+        """Raises ConfigError for an unknown flag."""
+        parsed, rest = cls(), list(words)
+        while rest:
+            word = rest.pop(0)
+            if word in ("-m", "--multirun"):
+                continue
+            if word == "--cfg":
+                parsed.show_config = True
+            elif word.startswith("--config-dir"):
+                _, given, folder = word.partition("=")
+                if not given and not rest:
+                    raise ConfigError("--config-dir needs a folder")
+                parsed.folders.append(folder if given else rest.pop(0))
+            elif word.startswith("-"):
+                raise ConfigError(f"{word} is not a flag (known: -m, --cfg, --config-dir FOLDER, --help, --version)")
+            else:
+                parsed.overrides.append(word)
+        return parsed
+
+    def control(self) -> list[str]:
+        """Overrides that say what to do with cells rather than what they are."""
+        return [o for o in self.overrides if o.lstrip("+").split("=")[0] in CONTROL]
+
+    def of_cells(self) -> list[str]:
+        """The other overrides."""
+        return [o for o in self.overrides if o not in self.control()]
+
+
+@dataclass
+class Study:
+    """What the command line asks for, resolved and validated: cells, each with its overrides, and how to lay them out."""
+
+    composer: Composer
+    arguments: Arguments
+    jobs: list[list[str]]
+    table: Table | None = None
+    preset: str | None = None
+    plan: bool = False
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Study:
+        """Raises ConfigError for wrong use; the cells themselves are validated by `cells`."""
+        arguments = Arguments.parse(words)
+        composer = Composer(arguments.folders)
+        control = arguments.control()
+        head = composer.plain(control) if control else {"table": None, "preset": None, "plan": False}
+        table = _table(head)
+        rows = table.cells(head["preset"]) if table else [[]]
+        jobs = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
+        if table and len(jobs) != len(rows):
+            raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
+        return cls(composer, arguments, jobs, table, head["preset"], head["plan"])
+
+    def cells(self) -> list[Cell]:
+        """Raises ConfigError for the first cell that cannot be run as asked."""
+        cells = [Cell.from_config(self.composer.plain(job)) for job in self.jobs]
+        for cell in cells:
+            _check_metrics(cell)
+        return cells
+
+
+def run(words: Sequence[str]) -> list[Record]:
+    """Records of the cells that the overrides name, in order."""
+    study = Study.of(words)
+    return run_all(study.composer, study.jobs, study.cells(), study.arguments.overrides)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the cells that the command line names and show what came out; returns the exit code."""
+    study = Study.of(words)
+    if study.arguments.show_config:
+        return _show(study)
+    cells = study.cells()
+    if study.plan:
+        from vdqbench.plan import show
+
+        return show(cells)
+    return _finish(cells, run_all(study.composer, study.jobs, cells, study.arguments.overrides), study)
+
+
+def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[Cell], overrides: Sequence[str]) -> list[Record]:
+    """Records of all cells, after running those that are not done; a cell that left no record is recorded as failed."""
+    progress = Progress(quiet=cells[0].config["quiet"])
+    done = [is_done(cell) for cell in cells]
+    todo = {
+        cell.run_dir: [*job, f"hydra.sweep.subdir={cell.model.name}/{cell.run_dir.name}"]
+        for cell, job, record in zip(cells, jobs, done, strict=True)
+        if record is None
+    }
+    finished = len({cell.run_dir for cell in cells}) - len(todo)
+    progress.say(
+        f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} to run, {finished} done before"
+        if todo
+        else f"nothing to do: {finished} done before"
+    )
+    if todo:
+        launcher = [o for o in overrides if o.startswith("hydra")]
+        _share_cores(composer, launcher, len(todo))
+        composer.launch(list(todo.values()), task, [*launcher, f"out={cells[0].config['out']}"])
+    return [_record(cell) if record is None else record for cell, record in zip(cells, done, strict=True)]
+
+
+def _share_cores(composer: Composer, launcher: Sequence[str], jobs: int) -> None:
+    """Give each worker process its share of the cores; a launcher with one process keeps them all."""
+    config = composer.compose(launcher).hydra.launcher
+    if not config._target_.endswith("BasicLauncher"):
+        at_once = min(jobs, config.get("n_jobs") or jobs)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, at_once))))
+
+
+def _record(cell: Cell) -> Record:
+    try:
+        return Record.load(cell.run_dir / "record.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = new_record(cell)
+        record.state, record.reason = "failed", f"its process ended without a record ({type(error).__name__}); see {cell.run_dir}/run.log"
+        return record
+
+
+def _table(head: dict[str, Any]) -> Table | None:
+    from vdqbench.report.table import Table
+
+    if head["table"] is None:
+        if head["preset"] is not None:
+            raise ConfigError(f"preset={head['preset']} belongs to a table: add table=NAME")
+        return None
+    return Table.from_config(head["table"])
+
+
+def _check_metrics(cell: Cell) -> None:
+    """Raises ConfigError if two chosen metrics would write the same score, or a metric's weights are not there."""
+    owner: dict[str, str] = {}
+    for name, options in cell.config["metric"].items():
+        for score in options.get("scores", ()):
+            if score in owner:
+                raise ConfigError(f"metric={owner[score]},{name} both give the score {score}; choose one of them")
+            owner[score] = name
+        weights = options.get("weights")
+        if isinstance(weights, str) and os.sep in weights and not Path(weights).expanduser().exists():
+            raise ConfigError(f"metric.{name}.weights={weights} does not exist; give a file of weights or the name of a released set")
+
+
+def _show(study: Study) -> int:
+    import sys
+
+    import yaml
+
+    for job in study.jobs:
+        sys.stdout.write(f"# {' '.join(job)}\n" + yaml.safe_dump(study.composer.plain(job), sort_keys=False))
+    return 0
+
+
+def _finish(cells: Sequence[Cell], records: Sequence[Record], study: Study) -> int:
+    """Print the table or the overview, write its files, name the failures; 1 if any cell failed."""
+    from rich.console import Console
+
+    from vdqbench.progress import width
+    from vdqbench.report.plain import overview, summary
+
+    console = Console(width=width())
+    if study.table is None:
+        console.print(overview(records))
+    else:
+        from vdqbench.report import render
+        from vdqbench.report.table import rows
+
+        rendered = rows(study.table, records, preset=study.preset)
+        console.print(render.to_rich(rendered))
+        for path in render.write_all(rendered, Path(cells[0].out) / "tables"):
+            Progress(quiet=cells[0].config["quiet"]).say(f"wrote {path}")
+    if len(records) > 1 or any(record.state != "done" for record in records):
+        console.print(summary(records), markup=False, highlight=False)
+    if study.table is None:
+        for directory in dict.fromkeys(cell.run_dir for cell in cells):
+            console.print(f"{directory}", markup=False, highlight=False, soft_wrap=True)
+    return int(any(record.state == "failed" for record in records))

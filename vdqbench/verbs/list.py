@@ -1,0 +1,51 @@
+"""show the options of a config group: methods, models, bits, prompts, metrics, tables, ..."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vdqbench.config import CONF
+from vdqbench.errors import ConfigError, nearest
+from vdqbench.progress import width
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vdqbench list", description=__doc__)
+    parser.add_argument("group", nargs="?", help="one config group, singular or plural; all when left out")
+    parser.add_argument("--config-dir", action="append", default=[], help="a folder with configs of your own")
+    options = parser.parse_args(arguments)
+    roots = [*(Path(folder) for folder in options.config_dir), CONF]
+    groups = sorted(
+        {group.relative_to(root).as_posix() for root in roots for group in root.rglob("*") if group.is_dir() and any(group.glob("*.yaml"))}
+    )
+    groups = [group for group in groups if not group.startswith("hydra/job")]
+    if options.group:
+        wanted = {options.group, options.group.removesuffix("s"), f"hydra/{options.group}"}
+        chosen = [group for group in groups if group in wanted or group.split("/")[0] in wanted]
+        if not chosen:
+            raise ConfigError(f"{options.group} is not a config group{nearest(options.group, groups)}")
+        groups = chosen
+    console = Console(width=width())
+    for group in groups:
+        table = Table(title=group, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        for root in roots:
+            for file in sorted((root / group).glob("*.yaml")):
+                table.add_row(file.stem, describe(file))
+        console.print(table)
+    return 0
+
+
+def describe(file: Path) -> str:
+    """The first comment of a config file that says something, else its title."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").strip()
+        if match := re.match(r"title: (.*)", line):
+            return match.group(1).strip("\"'")
+    return ""

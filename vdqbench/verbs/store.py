@@ -1,0 +1,63 @@
+"""show the size of the store by kind; with --prune, delete what no record needs"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vdqbench.config import Cell
+from vdqbench.errors import ConfigError
+from vdqbench.record import Record
+from vdqbench.store import Store, key_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vdqbench store", description=__doc__)
+    parser.add_argument("out", nargs="?", default="results", type=Path, help="the results folder (out=...)")
+    parser.add_argument("--prune", action="store_true", help="delete artefacts that no record below the folder needs")
+    options = parser.parse_args(arguments)
+    store = Store(options.out / "store")
+    if not store.root.is_dir():
+        raise ConfigError(f"{options.out} holds no store; run a cell first, or give the folder that was out=...")
+    console = Console(highlight=False)
+    if options.prune:
+        files, size = store.prune(needed(options.out))
+        console.print(f"deleted {files} files, {size / 1e6:.1f} MB")
+    files, sizes = Counter[str](), Counter[str]()
+    for kind, _, path in store.entries():
+        if path.exists():
+            files[kind] += 1
+            sizes[kind] += path.stat().st_size
+    table = Table("kind", "artefacts", "MB", title=str(store.root), title_justify="left")
+    for kind in sorted(files):
+        table.add_row(kind, str(files[kind]), f"{sizes[kind] / 1e6:.1f}")
+    table.add_row("all", str(files.total()), f"{sizes.total() / 1e6:.1f}")
+    console.print(table)
+    return 0
+
+
+def needed(out: Path) -> set[tuple[str, str]]:
+    """(kind, key) of every artefact that some record was made from, its reference included.
+
+    Raises:
+        ConfigError: a record cannot be read, so that what it needs is not known.
+    """
+    found: set[tuple[str, str]] = set()
+    for path in sorted((out / "runs").glob("*/*/record.json")):
+        try:
+            record = Record.load(path)
+            cell = Cell.from_config(record.config)
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that run folder first") from error
+        for one in (cell, cell.reference()):
+            found |= {("video", one.video_key(sample)) for sample in one.samples}
+            found.add(("report", key_of(one.generation)))
+        if cell.calibration_key:
+            found.add(("calibration", cell.calibration_key))
+        found |= {("scores", key) for key in record.keys["metrics"].values()}
+    return found
