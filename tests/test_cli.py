@@ -82,7 +82,6 @@ WRONG = [
     (["--frobnicate"], ["--frobnicate"]),
     (["method=tsq", "bits"], ["bits", "key=value"]),
     (["--config-dir", "/no/such/folder", "method=tsq"], ["/no/such/folder"]),
-    (["metric=[clip,clip]"], ["clip"]),
     (["metric=[vqaa]"], ["vqaa"]),
     (["metric.clip.weights=/no/such/weights.pt"], ["/no/such/weights.pt"]),
     (["hydra/launcher=nope"], ["nope"]),

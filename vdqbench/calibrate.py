@@ -106,7 +106,7 @@ class Calibration:
             if about.get("version") != VERSION:
                 raise ConfigError(f"{path} is not a calibration of version {VERSION}; delete it and calibrate again")
             tensors: dict[str, Statistics] = {}
-            for key in file.keys():
+            for key in file.keys():  # noqa: SIM118 (not a dict)
                 layer, _, name = key.rpartition("|")
                 tensors.setdefault(layer, {})[name] = file.get_tensor(key)
         return cls(tensors, about["source"], about["steps"], about["prompts"], about["sampler"])
@@ -161,8 +161,8 @@ class Recorder:
     ) -> None:
         self.layers, self.clock, self.measure, self.reduce = list(layers), clock, statistics, reduce
         self.channel_dim = {name: 1 if denoiser.get_parameter(f"{name}.weight").ndim > 2 else -1 for name in layers}
-        self.readers: dict[str, list[str]] = {}
         self.done: list[dict[str, Statistics]] = []
+        self.source: dict[str, str] = {}
         self.steps = 0
 
     def begin(self) -> None:
@@ -181,9 +181,9 @@ class Recorder:
     def look(self, x: Tensor, channel_dim: int) -> Statistics:
         """Statistics of a tensor; the very same ones for the same tensor, as long as nothing wrote to it."""
         version = -1 if x.is_inference() else x._version
-        reference, at, result = self.seen.get((id(x), channel_dim), (None, None, None))
-        if version >= 0 and reference is not None and reference() is x and at == version:
-            return result
+        reference, at, known = self.seen.get((id(x), channel_dim), (lambda: None, -1, {}))
+        if version >= 0 and reference() is x and at == version:
+            return known
         result = self.measure(x.movedim(channel_dim, -1), self.clock.layout == "batched")
         self.seen[id(x), channel_dim] = (weakref.ref(x), version, result)
         return result

@@ -6,10 +6,11 @@ the grid is expanded here, every cell is validated before the first one runs, an
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vdqbench.config import CONF
 from vdqbench.errors import ConfigError, nearest
@@ -52,8 +53,9 @@ class Composer:
         found: dict[str, set[str]] = {}
         for root in (*self.folders, CONF):
             for file in root.glob("*/**/*.yaml"):
-                group, _, option = str(file.relative_to(root).with_suffix("")).partition("/")
-                found.setdefault(group, set()).add(option)
+                parts = file.relative_to(root).with_suffix("").parts
+                depth = 2 if parts[0] == "hydra" else 1
+                found.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
         return {group: sorted(options) for group, options in sorted(found.items())}
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -78,6 +80,8 @@ class Composer:
             OmegaConf.set_struct(config, False)
             config.pop("hydra")
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        except MissingMandatoryValue as error:
+            raise ConfigError(f"{error.full_key} must be given: add {error.full_key}=VALUE") from error
         except OmegaConfBaseException as error:
             raise ConfigError(self._sentence(str(error), overrides)) from error
 
@@ -94,23 +98,42 @@ class Composer:
             logging.disable(level)
 
     def _sentence(self, text: str, overrides: Sequence[str]) -> str:
-        if match := re.search(r"(?:Could not override|Could not append to config).*?'([^']+)'", text):
+        """What Hydra says in many lines and its own terms, in one line and the user's."""
+        if match := re.search(r"Could not override '([^']+)'", text):
             key = match.group(1)
-            override = next((o for o in overrides if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-            if match_key := re.search(r"Key '(\w+)' is not in struct", text):
+            culprit = next((o for o in overrides if _key(o) == key), key)
+            if not culprit.startswith(("+", "~")):
+                config = self.compose([o for o in overrides if o != culprit])
                 parent, _, last = key.rpartition(".")
-                node = OmegaConf.select(self.compose([]), parent) if parent else self.compose([])
-                known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-                last = match_key.group(1) if match_key.group(1) in key else last
-                return f"{override}: {key} is not an option{nearest(last, [k for k in known if k != 'hydra'])}"
-            return f"{override}: {' '.join(text.split())}"
-        if match := re.search(r"Could not find '([^']+)'", text):
-            group, _, option = match.group(1).partition("/")
-            if group in self.groups:
+                while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+                    parent, _, last = parent.rpartition(".")
+                node = OmegaConf.select(config, parent) if parent else config
+                known = {str(name) for name in node} | (set() if parent else set(self.groups)) - {"hydra"}
+                if not difflib.get_close_matches(last, known, cutoff=0.5):
+                    known = {p for p in _paths(node, parent) if difflib.get_close_matches(last, [p.rpartition(".")[2]])} or known
+                    last = next(iter(known)) if len(known) == 1 else last
+                    return f"{culprit}: there is no option {key}{nearest(last, known)}"
+                return f"{culprit}: {f'{parent} has' if parent else 'there is'} no option {last}{nearest(last, known)}"
+        if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
+            group = next((g for g in sorted(self.groups, key=len, reverse=True) if match.group(1).startswith(f"{g}/")), None)
+            if group:
+                option = match.group(1).removeprefix(f"{group}/")
                 return f"{group}={option} is not an option of {group}{nearest(option, self.groups[group])}"
-        if match := re.search(r"Missing mandatory value: (\S+)", text):
-            return f"{match.group(1)} must be given: add {match.group(1)}=VALUE"
         return " ".join(text.split())
+
+
+def _paths(node: DictConfig, prefix: str) -> Iterator[str]:
+    """Dotted paths of everything below a node."""
+    for name in node:
+        path = f"{prefix}.{name}" if prefix else str(name)
+        yield path
+        if path != "hydra" and not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            yield from _paths(node[name], path)
+
+
+def _key(override: str) -> str:
+    """The key or group that an override names."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:

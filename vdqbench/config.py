@@ -131,15 +131,15 @@ class Cell:
         Raises:
             ConfigError: one sentence with key, value and expectation.
         """
-        model, sampler = typed(Model, config["model"], "model"), typed(Sampler, config["sampler"], "sampler")
+        model = typed(Model, config["model"], "model")
+        model.check()
+        sampler = typed(Sampler, config["sampler"], "sampler")
         at_least("seeds", config["seeds"], 1)
         at_least("batch_size", config["batch_size"], 1)
         recipe = Recipe.from_config(config["method"], config["bits"], sampler.steps)
         prompts = PromptSet.from_config(config["prompts"])
         calibration = PromptSet.from_config(config["calibration"]["prompts"], "calibration.prompts")
-        cell = cls(config, model, sampler, recipe, prompts, calibration)
-        model.check()
-        return cell
+        return cls(config, model, sampler, recipe, prompts, calibration)
 
     @property
     def out(self) -> Path:

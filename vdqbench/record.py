@@ -56,7 +56,7 @@ class Record:
     def name(self) -> str:
         """`model-method-bits`; bits are left out in full precision, where they mean nothing."""
         full = self.cell.get("bits") in (None, "fp")
-        return "-".join(str(self.cell[part]) for part in ("model", "method") + (() if full else ("bits",)))
+        return "-".join(str(self.cell.get(part)) for part in ("model", "method") + (() if full else ("bits",)))
 
     def by_sample(self, score: str) -> dict[Sample, float]:
         """Values of a score by (prompt id, seed); empty if the record lacks the score or it has no value per video.
@@ -90,10 +90,15 @@ class Record:
         if not isinstance(data, dict):
             raise TypeError(f"a record is a JSON object, not {type(data).__name__}")
         if data.get("schema") != SCHEMA:
-            raise ValueError(f"schema={data.get('schema')} of a record is not known here; expected {SCHEMA}: run the cell again with this version")
+            raise ValueError(
+                f"schema={data.get('schema')} of a record is not known here; expected {SCHEMA}: run the cell again with this version"
+            )
         record = cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
         if record.state not in STATES:
             raise ValueError(f"state={record.state} of a record must be one of {', '.join(STATES)}")
+        for name in ("cell", "scores"):
+            if not isinstance(getattr(record, name), dict):
+                raise TypeError(f"{name} of a record is a JSON object, not {type(getattr(record, name)).__name__}")
         for score in record.scores.values():
             score["mean"] = _number(score["mean"])
             if score.get("values") is not None:

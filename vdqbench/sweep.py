@@ -16,7 +16,7 @@ from vdqbench.record import Record
 from vdqbench.runner import is_done, new_record, task
 
 if TYPE_CHECKING:
-    from vdqbench.report.table import Table
+    from vdqbench.report.spec import Table
 
 CONTROL = ("table", "preset", "plan")
 
@@ -78,7 +78,7 @@ class Study:
         control = arguments.control()
         head = composer.plain(control) if control else {"table": None, "preset": None, "plan": False}
         table = _table(head)
-        rows = table.cells(head["preset"]) if table else [[]]
+        rows = [[f"study={table.name}", *row] for row in table.cells(head["preset"])] if table else [[]]
         jobs = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
         if table and len(jobs) != len(rows):
             raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
@@ -151,9 +151,9 @@ def _record(cell: Cell) -> Record:
 
 
 def _table(head: dict[str, Any]) -> Table | None:
-    from vdqbench.report.table import Table
+    from vdqbench.report.spec import Table
 
-    if head["table"] is None:
+    if head.get("table") is None:
         if head["preset"] is not None:
             raise ConfigError(f"preset={head['preset']} belongs to a table: add table=NAME")
         return None

@@ -1,0 +1,1 @@
+"""How the grid of an input is found: each file is one value of `method.activation.grid`."""

@@ -1,0 +1,1 @@
+"""How the quantized layers are executed: each file is one value of `kernel.name`."""

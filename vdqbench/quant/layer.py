@@ -1,0 +1,172 @@
+"""A quantized layer: the only modules that are swapped, and what each of them does at the present step.
+
+y = Q_W(W T^-1) Q_A(T x) + branch(T x) + b, with T, Q_W and Q_A chosen by the step, the guidance branch and the schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from vdqbench.clock import StepClock
+from vdqbench.errors import Unsupported
+from vdqbench.quant.parts import Activation, Schedule, Site, Transform, WeightPart
+from vdqbench.quant.quantizer import Coded, QTensor
+from vdqbench.quant.view import LayerView
+
+
+class Moment(NamedTuple):
+    """What of the time a layer depends on."""
+
+    weight_bits: int | None
+    activation_bits: int | None
+    view: int
+    range: int
+    branch: str
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """All that a layer does over a trajectory.
+
+    Attributes:
+        module: the layer; its weight is the master copy.
+        views: its transforms, one view for each range of steps.
+        input_key: layers with equal keys quantize equal inputs to equal codes.
+        steps: of the trajectory its parameters were found on; 0 if they do not depend on it.
+    """
+
+    site: Site
+    module: nn.Module
+    views: Sequence[LayerView]
+    weight: WeightPart | None
+    activation: Activation | None
+    input_key: Hashable
+    schedule: Schedule
+    clock: StepClock
+    steps: int
+
+    def moment(self) -> Moment:
+        """The present one.
+
+        Raises:
+            RuntimeError: the trajectory in progress has another number of steps than the calibrated one.
+        """
+        clock, activation = self.clock, self.activation
+        if self.steps and clock.steps != self.steps:
+            raise RuntimeError(
+                f"layer {self.site.name} was calibrated on {self.steps} steps, but the sampler in progress takes {clock.steps}"
+            )
+        weight_bits, activation_bits = self.schedule.bits(self.site)
+        if activation is None or activation_bits is None:
+            return Moment(weight_bits, None, clock.index(len(self.views)), 0, "both")
+        branch = clock.branch if activation.branches > 1 else "both"
+        return Moment(weight_bits, activation_bits, clock.index(len(self.views)), clock.index(activation.ranges), branch)
+
+    def quantized_weight(self, moment: Moment) -> QTensor | None:
+        """The weight on its grid; None if it stays in floating point."""
+        if self.weight is None or moment.weight_bits is None:
+            return None
+        return self.weight.quantize(self.views[moment.view], moment.weight_bits)
+
+    def prologue(self, moment: Moment) -> Prologue:
+        """What is done to the input before it is quantized, and how it is quantized."""
+        transforms = self.views[moment.view].transforms
+        branches = tuple(branch for transform in transforms if (branch := transform.branch()) is not None)
+        online = [self._online(transform) for transform in transforms]
+        if self.activation is None or moment.activation_bits is None:
+            return Prologue(tuple(online), branches, None)
+        last = online[-1] if online and not branches else None
+        multiplier = last.multiplier if isinstance(last, Scale) else None
+        encoder = self.activation.encoder(moment.activation_bits, moment.range, moment.branch, multiplier)
+        return Prologue(tuple(online if multiplier is None else online[:-1]), branches, encoder)
+
+    def _online(self, transform: Transform) -> Callable[[Tensor], Tensor]:
+        diagonal = transform.multiplier()
+        return transform.input if diagonal is None else Scale(diagonal.view(-1, *(1,) * (len(self.site.shape) - 2)))
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """T without the diagonal that the quantizer does for free, the branches beside the quantized product, and the quantizer.
+
+    `encoder` is None where the input stays in floating point.
+    """
+
+    online: tuple[Callable[[Tensor], Tensor], ...]
+    branches: tuple[Callable[[Tensor], Tensor], ...]
+    encoder: Callable[[Tensor], Coded] | None
+
+    def transform(self, x: Tensor) -> Tensor:
+        for step in self.online:
+            x = step(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies channels; in half precision through float32, so that small s do not overflow on the way."""
+
+    multiplier: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x * self.multiplier).to(x.dtype)
+
+
+class _Swapped:
+    """A layer that does what its plan says. Class and forward are exchanged in place: name, parameters, hooks stay."""
+
+    run: Callable[[Tensor], Tensor]
+
+    def forward(self, input: Tensor) -> Tensor:  # diffusers calls some layers by this keyword
+        return self.run(input)
+
+
+class QuantLinear(_Swapped, nn.Linear):
+    """A quantized nn.Linear."""
+
+
+class QuantConv1d(_Swapped, nn.Conv1d):
+    """A quantized nn.Conv1d."""
+
+
+class QuantConv2d(_Swapped, nn.Conv2d):
+    """A quantized nn.Conv2d."""
+
+
+class QuantConv3d(_Swapped, nn.Conv3d):
+    """A quantized nn.Conv3d."""
+
+
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {kind.__mro__[2]: kind for kind in (QuantLinear, QuantConv1d, QuantConv2d, QuantConv3d)}
+
+
+def swap(module: Any, run: Callable[[Tensor], Tensor]) -> None:
+    """Make a layer quantized.
+
+    Raises:
+        Unsupported: it is neither a plain linear layer nor a plain convolution.
+    """
+    module.__class__, module.run = quantized_class(module), run
+
+
+def quantized_class(module: nn.Module) -> type[nn.Module]:
+    """The class a layer becomes.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    if type(module) not in QUANTIZED:
+        raise Unsupported(
+            f"{type(module).__name__} is not a layer that can be quantized: {', '.join(kind.__name__ for kind in QUANTIZED)} are"
+        )
+    return QUANTIZED[type(module)]
+
+
+def unswap(module: Any) -> None:
+    """Undo `swap`."""
+    module.__class__ = module.__class__.__mro__[2]
+    del module.run

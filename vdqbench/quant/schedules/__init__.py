@@ -1,0 +1,1 @@
+"""How many bits at which step: each file is one value of `method.schedule.policy`."""

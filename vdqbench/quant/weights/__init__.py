@@ -1,0 +1,1 @@
+"""How the grid of a weight is found: each file is one value of `method.weight.grid`."""
