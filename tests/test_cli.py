@@ -83,7 +83,7 @@ WRONG = [
     (["method=tsq", "bits"], ["bits", "key=value"]),
     (["--config-dir", "/no/such/folder", "method=tsq"], ["/no/such/folder"]),
     (["metric=[vqaa]"], ["vqaa"]),
-    (["metric.clip.weights=/no/such/weights.pt"], ["/no/such/weights.pt"]),
+    (["metric.clip.backbone={model: ViT-B-32, weights: /no/such/weights.pt}"], ["/no/such/weights.pt"]),
     (["hydra/launcher=nope"], ["nope"]),
     (["list", "metods"], ["metods", "metric"]),
     (["report", "nowhere"], ["nowhere"]),

@@ -43,8 +43,8 @@ class Composer:
         self.folders = [Path(folder).resolve() for folder in folders]
         GlobalHydra.instance().clear()
         path = create_config_search_path(str(CONF))
-        for folder in self.folders:
-            path.prepend("command-line", f"file://{folder}")
+        for root in self.folders:
+            path.prepend("command-line", f"file://{root}")
         self.hydra = Hydra.create_main_hydra2(task_name="vdqbench", config_search_path=path)
 
     @cached_property
@@ -124,8 +124,8 @@ class Composer:
 
 def _paths(node: DictConfig, prefix: str) -> Iterator[str]:
     """Dotted paths of everything below a node."""
-    for name in node:
-        path = f"{prefix}.{name}" if prefix else str(name)
+    for name in map(str, node):
+        path = f"{prefix}.{name}" if prefix else name
         yield path
         if path != "hydra" and not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
             yield from _paths(node[name], path)

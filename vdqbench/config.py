@@ -105,11 +105,12 @@ class Model:
     @property
     def semantic(self) -> dict[str, Any]:
         """Name and the weights' hashes: not where they lie."""
-        return {"name": self.name, "weights": {file: _digest(self.folder / file) for file in self.files}}
+        return {"name": self.name, "weights": {file: digest(self.folder / file) for file in self.files}}
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file of weights, computed once per process."""
     return sha256(path)
 
 

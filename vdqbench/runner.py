@@ -12,9 +12,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from vdqbench.config import Cell
+from vdqbench.config import WEIGHTS, Cell, digest
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.progress import Progress
 from vdqbench.record import Record
@@ -27,7 +29,7 @@ def task(config: Any) -> str:
     """What a launcher runs for one cell; returns its state. Never raises for a failure of the cell."""
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell.from_config(plain)
     return run_cell(cell, Progress(quiet=plain["quiet"])).state
 
@@ -83,7 +85,22 @@ def new_record(cell: Cell) -> Record:
 def metric_keys(cell: Cell) -> dict[str, str]:
     """Key of each chosen metric's scores on this cell."""
     reference = cell.reference().key
-    return {name: key_of([dict(options), cell.key, reference]) for name, options in sorted(cell.config["metric"].items())}
+    keys = {}
+    for name, options in sorted(cell.config["metric"].items()):
+        semantic = {key: value for key, value in options.items() if key not in ("batch_size", "device")}
+        keys[name] = key_of([semantic, _backbone_digests(semantic), cell.key, reference])
+    return keys
+
+
+def _backbone_digests(options: Mapping[str, Any]) -> list[str]:
+    """Hashes of the weights that a metric looks through, where they are files here: other weights, other scores."""
+    backbone = options.get("backbone", {"model": "mini_clip"})
+    if options.get("mode") == "system":
+        return []
+    if backbone["model"] == "mini_clip":
+        return [digest(file) for file in sorted((WEIGHTS / "mini_clip").iterdir()) if file.is_file()]
+    path = Path(str(backbone.get("weights"))).expanduser()
+    return [digest(path)] if path.is_file() else []
 
 
 def is_done(cell: Cell) -> Record | None:
@@ -169,7 +186,8 @@ def _score(cell: Cell, reference: Cell, store: Store, progress: Progress, record
             for info in metric.scores
             if info.name in scores
         }
-        store.put("scores", keys[name], ".json", lambda file, made=made: file.write_text(json.dumps(made)))
+        text = json.dumps(made)
+        store.put("scores", keys[name], ".json", partial(Path.write_text, data=text))
         record.scores.update(made)
 
 
@@ -187,7 +205,7 @@ def build(options: Mapping[str, Any], cell: Cell) -> Any:
     """
     options = dict(options)
     module, name = options.pop("_target_").rsplit(".", 1)
-    for listing in ("scores", "version", "mode"):
+    for listing in ("version", "mode"):
         options.pop(listing, None)
     kind = getattr(importlib.import_module(module), name)
     if getattr(kind, "domain", None) == "minis" and not cell.model.name.startswith("mini_"):

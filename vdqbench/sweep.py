@@ -76,7 +76,7 @@ class Study:
         arguments = Arguments.parse(words)
         composer = Composer(arguments.folders)
         control = arguments.control()
-        head = composer.plain(control) if control else {"table": None, "preset": None, "plan": False}
+        head: dict[str, Any] = composer.plain(control) if control else {"preset": None, "plan": False}
         table = _table(head)
         rows = [[f"study={table.name}", *row] for row in table.cells(head["preset"])] if table else [[]]
         jobs = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
@@ -168,9 +168,11 @@ def _check_metrics(cell: Cell) -> None:
             if score in owner:
                 raise ConfigError(f"metric={owner[score]},{name} both give the score {score}; choose one of them")
             owner[score] = name
-        weights = options.get("weights")
+        weights = (options.get("backbone") or {}).get("weights")
         if isinstance(weights, str) and os.sep in weights and not Path(weights).expanduser().exists():
-            raise ConfigError(f"metric.{name}.weights={weights} does not exist; give a file of weights or the name of a released set")
+            raise ConfigError(
+                f"metric.{name}.backbone.weights={weights} does not exist; give a file of weights or the name of a released set"
+            )
 
 
 def _show(study: Study) -> int:

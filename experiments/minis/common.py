@@ -69,4 +69,5 @@ def write_weights(name: str, state: dict[str, torch.Tensor], config: dict[str, A
     """Write `<name>.safetensors` (bf16) and `<name>.json` into the package."""
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     save_file({key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in state.items()}, WEIGHTS / f"{name}.safetensors")
+    (WEIGHTS / f"{name}.safetensors").chmod(0o644)
     (WEIGHTS / f"{name}.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -107,5 +107,5 @@ def test_names_and_shapes_of_the_released_checkpoint():
         "final_layer.scale_shift_table": (2, 1152),
     }
     assert {name: shapes[name] for name in expected} == expected
-    buffers = POSITIONS + ("y_embedder.y_embedding",)
+    buffers = (*POSITIONS, "y_embedder.y_embedding")
     assert sum(tensor.numel() for name, tensor in state.items() if name not in buffers) == 759_620_768

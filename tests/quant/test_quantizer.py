@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vdqbench.quant.format import Format, PerChannel, PerTensor, PerToken
 from vdqbench.quant.quantizer import choose_qparams, dequantize, fake_quantize, quantize
 
 GOLDEN = torch.tensor([[-1.0, 0.25, 0.5, 2.0], [0.1, 0.2, 0.3, 0.4]])
-values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40).map(lambda v: torch.tensor(v, dtype=torch.float32))
+
+
+def sample(seed: int, size: int, scale: float, shift: float) -> torch.Tensor:
+    return (torch.randn(size, generator=torch.Generator().manual_seed(seed)) + shift) * 10**scale
+
+
+slow_machines = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+values = st.builds(sample, st.integers(0, 1000), st.integers(1, 40), st.floats(-6, 6), st.floats(-5, 5))
 formats = st.builds(Format, st.integers(2, 12), st.booleans())
 
 
@@ -52,6 +59,7 @@ def test_a_dead_channel_touches_no_other():
     assert torch.equal(alive[:3], with_dead[:3]) and with_dead[3].abs().max() == 0
 
 
+@slow_machines
 @given(values, formats)
 def test_codes_are_on_the_grid_and_the_error_is_at_most_half_a_step(x, fmt):
     params = fitted(x, fmt)
@@ -70,6 +78,7 @@ def _rounded_zero_point(x, params, fmt, error):
     return not fmt.symmetric and bool((error <= step * torch.where(at_the_end, 1.01, 0.51)).all())
 
 
+@slow_machines
 @given(values, formats)
 def test_zero_is_exact_and_quantizing_twice_changes_nothing(x, fmt):
     params = fitted(x, fmt)
@@ -78,7 +87,7 @@ def test_zero_is_exact_and_quantizing_twice_changes_nothing(x, fmt):
     assert fake_quantize(torch.zeros(1), params, fmt) == 0
 
 
-@settings(max_examples=50)
+@slow_machines
 @given(st.integers(2, 9), st.integers(0, 100), st.booleans())
 def test_more_bits_less_error(bits, seed, symmetric):
     x = torch.randn(4000, generator=torch.Generator().manual_seed(seed))

@@ -54,7 +54,7 @@ class MiniSTDiT(Adapter):
     fps = shapes.FPS
 
     def __init__(self, weights: Path, sampler: dict[str, Any], device: str) -> None:
-        def load(name: str, build: Any) -> nn.Module:
+        def load(name: str, build: Any) -> Any:
             module = build(json.loads((weights / f"{name}.json").read_text())).eval().requires_grad_(False)
             state = {key: value.float() for key, value in load_file(weights / f"{name}.safetensors").items()}
             missing, unexpected = module.load_state_dict(state, strict=False)

@@ -8,6 +8,7 @@ norm, no modulation), and the keys and values of the cross attention do not depe
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ class STDiT(nn.Module):
         space_scale: spatial positions are divided by it (0.5 at 256x256, 1 at 512x512).
         time_scale: frame positions are divided by it (1 for 16 frames, 2/3 for 64).
     """
+
+    pos_embed: Tensor
+    pos_embed_temporal: Tensor
 
     def __init__(
         self,
@@ -63,9 +67,9 @@ class STDiT(nn.Module):
         self.register_buffer("pos_embed_temporal", _temporal_positions(hidden_size, frames, time_scale))
         self.x_embedder = PatchEmbed(in_channels, hidden_size, patch_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
-        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+        self.t_block: Any = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
         self.y_embedder = CaptionEmbedder(caption_channels, hidden_size, model_max_length, class_dropout_prob)
-        self.blocks = nn.ModuleList(STDiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks: Any = nn.ModuleList(STDiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, math.prod(patch_size) * self.out_channels)
         self.initialize_weights()
 
@@ -88,7 +92,7 @@ class STDiT(nn.Module):
         """
         batch = x.shape[0]
         frames, rows, columns = self.grid
-        x = self.x_embedder(x.to(self.dtype)) + self.pos_embed.repeat(1, frames, 1).to(self.dtype)
+        x = self.x_embedder(x.to(self.dtype)) + self.pos_embed.to(self.dtype).repeat(1, frames, 1)
         t = self.t_embedder(timestep)
         modulation = self.t_block(t).unflatten(1, (6, self.hidden_size))
         text = CompactText.of(self.y_embedder(y.to(self.dtype)).squeeze(1), mask)
@@ -115,6 +119,7 @@ class STDiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.hidden_size, -1))
+        layer: nn.Linear
         for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.t_block[1]):
             nn.init.normal_(layer.weight, std=0.02)
         for layer in (self.y_embedder.y_proj.fc1, self.y_embedder.y_proj.fc2):
@@ -185,7 +190,11 @@ class CompactText:
 
 
 class Attention(nn.Module):
-    """Multi-head self attention over the middle dimension of [N, S, C]."""
+    """Multi-head self attention over the middle dimension of [N, S, C]; `qkv` is one linear, or three after `split_qkv`."""
+
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -250,7 +259,7 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int, frequencies: int = 256) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp: Any = nn.Sequential(nn.Linear(frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         self.frequencies = frequencies
 
     def forward(self, t: Tensor) -> Tensor:
@@ -262,6 +271,8 @@ class TimestepEmbedder(nn.Module):
 
 class CaptionEmbedder(nn.Module):
     """Projects text embeddings; in training whole captions are dropped in favour of the null caption `y_embedding`."""
+
+    y_embedding: Tensor
 
     def __init__(self, in_channels: int, hidden_size: int, length: int, dropout: float) -> None:
         super().__init__()

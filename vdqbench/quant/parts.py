@@ -288,6 +288,7 @@ def find(slot: str, name: str, key: str) -> type[Part]:
     return part
 
 
+CONVERT: dict[str, Any] = {"float": float, "tuple[str, ...]": tuple}
 TYPES: dict[str, tuple[type, ...]] = {
     "float": (float, int),
     "int": (int,),
@@ -317,5 +318,5 @@ def build(part: type[Part], options: Mapping[str, Any]) -> Any:
         value = options[name]
         if type(value) not in TYPES[kind]:
             raise ConfigError(f"{part.key(name)}={value!r} must be of type {kind}")
-        values[name] = tuple(value) if isinstance(value, list) else float(value) if kind == "float" else value
+        values[name] = CONVERT.get(kind, type(value))(value)
     return part(**values)

@@ -44,14 +44,14 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     return QParams(delta, (-lo * delta.reciprocal()).round().clamp(0, fmt.qmax))
 
 
-def rounded(x: Tensor, scale: Tensor | float) -> Tensor:
-    """round(x * scale), half to even, in new memory; half precision is computed in float32.
+def rounded(x: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
+    """round(x * scale), half to even, in new memory or in `out`; half precision is computed in float32.
 
     With q = clamp(round(x / delta) + zero, qmin, qmax), q - zero is this for scale = 1 / delta, clamped to `centred_bounds`:
     neither the zero point nor smoothing factors in `scale` cost a pass over the tensor.
     """
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return torch.mul(x, scale).round_()
+    return torch.mul(x, scale, out=out).round_()
 
 
 def quantize(x: Tensor, params: QParams, fmt: Format) -> Tensor:

@@ -18,6 +18,7 @@ from vdqbench.report.table import Rendered
 from vdqbench.store import write_atomic
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -40,31 +41,34 @@ def write_all(rendered: Rendered, folder: str | Path) -> list[Path]:
     return paths
 
 
-def to_rich(rendered: Rendered, width: int = 110) -> Table:
-    """A table for a terminal of so many columns: rules part the groups, notes follow below.
+def to_rich(rendered: Rendered, width: int = 110) -> Group:
+    """Title, table and notes for a terminal of so many columns; rules part the groups.
 
     The standard error stands beside the difference, or below it where the table would be too wide.
     """
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.text import Text
 
     table = _rich_table(rendered, " ")
-    return table if Console(width=10_000).measure(table).maximum <= width else _rich_table(rendered, "\n")
+    if Console(width=10_000).measure(table).maximum > width:
+        table = _rich_table(rendered, "\n")
+    return Group(Text(rendered.title, style="bold"), Text(), table, Text(), Text("\n".join(_notes(rendered)), style="dim"))
 
 
 def _rich_table(rendered: Rendered, gap: str) -> Table:
+    """The table alone, with `gap` between difference and standard error."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left", title_justify="left")
-    table.title, table.caption = Text(rendered.title, style="bold"), Text("\n".join(_notes(rendered)), style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     grouped = _grouped(rendered)
     if grouped:
         table.add_column(Text(rendered.group_label), no_wrap=True)
     table.add_column(Text("row"), no_wrap=True)
     for heading in layout.headings(rendered, compact=True):
-        lines = re.sub(r" (?![↑↓])", "\n", heading.value + _marks(heading.notes))
-        table.add_column(Text(lines, style="dim" if heading.printed else ""), justify="right", vertical="top")
+        lines = re.sub(r" (?![↑↓])" if gap == " " else r"(?<![↑↓]) ", "\n", heading.value) + _marks(heading.notes).replace(" ", "\n", 1)
+        table.add_column(Text(lines, style="dim" if heading.printed else ""), justify="right")
     previous: str | None = None
     for i, line in enumerate(rendered.lines):
         if i and line.group != previous:
@@ -81,9 +85,9 @@ def _rich(text: layout.Text, gap: str) -> Text:
 
     if text.printed:
         return Text("\n".join(part for part in (text.value, text.beside) if part), style="dim")
-    shown = Text(text.value, style={1: "bold", 2: "underline"}.get(text.rank, ""))
-    shown.append(_marks(text.notes).replace(" [", f"{gap}["), style="not bold not underline")
-    return shown.append("\n" + text.beside.replace(" ", gap) if text.beside else "", style="not bold not underline dim")
+    shown = Text().append(text.value, style={1: "bold", 2: "underline"}.get(text.rank))
+    shown.append(_marks(text.notes).replace(" [", f"{gap}["))
+    return shown.append("\n" + text.beside.replace(" ", gap) if text.beside else "", style="dim")
 
 
 def to_markdown(rendered: Rendered) -> str:
@@ -107,7 +111,7 @@ def _md_cell(text: layout.Text) -> str:
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\`*_|<>#\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|<>#\[\]])", r"\\\1", re.sub(r"\s+", " ", text))
 
 
 def to_tex(rendered: Rendered) -> str:
@@ -150,7 +154,16 @@ def _tex_marks(notes: Sequence[int]) -> str:
 TEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
-    **{"|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "√": r"$\surd$"},
+    **{
+        "[": "{[}",
+        "]": "{]}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "√": r"$\surd$",
+    },
     **{"–": "--", "—": "---", "*": r"\textasteriskcentered{}", '"': "''"},
 }
 

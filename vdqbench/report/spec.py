@@ -192,7 +192,9 @@ def _list(node: Any, where: str) -> list[Any]:
 
 
 def _strings(node: Any, where: str) -> tuple[str, ...]:
-    if isinstance(node, str) or not all(isinstance(item, str) for item in node):
+    if node is None:
+        return ()
+    if not isinstance(node, list | tuple) or not all(isinstance(item, str) for item in node):
         raise ConfigError(f"{where} must be a list of overrides such as [model=mini_stdit, bits=w8a8], not {node!r}")
     return tuple(node)
 
@@ -208,6 +210,7 @@ def _columns(node: Any, where: str) -> tuple[Column, ...]:
 def _row(node: Any, where: str) -> Row:
     values = _mapping(node, f"{where}: a row")
     title = f"{where}: row {values.get('label')!r}"
+    values |= {name: str(values[name]) for name in ("label", "group") if values.get(name) is not None}
     values["overrides"] = _strings(values.get("overrides", ()), f"{title}: overrides")
     average = values.get("average_of")
     if (average is None) == (not values["overrides"]):
@@ -226,6 +229,8 @@ def _row(node: Any, where: str) -> Row:
 
 
 def _names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
     return (str(value),) if isinstance(value, str | int | float) else tuple(str(item) for item in value)
 
 

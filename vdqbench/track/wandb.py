@@ -34,26 +34,33 @@ def publish(record: Record, run_dir: Path, *, timeout: float = 180, mode: str = 
     """
     if mode not in MODES:
         raise ValueError(f"tracker.mode={mode} must be one of {', '.join(MODES)}")
+    mode = chosen_mode(mode, os.environ)
     if mode == "disabled":
         return Published(True, "wandb is disabled")
     run_dir.mkdir(parents=True, exist_ok=True)
-    job = {"record": record.to_dict(), "run_dir": str(run_dir.resolve()), "mode": chosen_mode(mode, os.environ), **options}
-    command = [sys.executable, "-P", "-m", "vdqbench.track.wandb"]
+    job = {"record": record.to_dict(), "run_dir": str(run_dir.resolve()), "mode": mode, **options}
+    result = _in_process(job, timeout)
+    if result.ok or mode != "online":
+        return result
+    kept = _in_process({**job, "mode": "offline"}, timeout)
+    return Published(False, f"{result.reason}; " + (f"kept offline: {kept.reason}" if kept.ok else f"nor offline: {kept.reason}"))
+
+
+def _in_process(job: dict[str, Any], timeout: float) -> Published:
+    """Run `send` in a process of its own and end that process, and all it started, after `timeout` seconds."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-P", "-m", "vdqbench.track.wandb"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(run_dir.resolve()),
+        env=_environment(Path(job["run_dir"]), job["mode"]),
         text=True,
         start_new_session=True,
     )
     try:
         out, errors = process.communicate(json.dumps(job), timeout=timeout)
     except subprocess.TimeoutExpired:
-        return Published(
-            False, f"wandb was not done within tracker.timeout={timeout} s and was stopped; `{sync_hint(run_dir)}` sends what it kept"
-        )
+        return Published(False, f"wandb was not done within tracker.timeout={timeout} s and was stopped")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -87,21 +94,20 @@ def _in_netrc(environment: Mapping[str, str]) -> bool:
     return False
 
 
-def _environment(run_dir: Path) -> dict[str, str]:
-    """The environment of the process: wandb's own folders below the run folder, and this package importable."""
-    own = {f"WANDB_{kind}_DIR": str(run_dir / "wandb" / kind.lower()) for kind in ("DATA", "CACHE", "CONFIG", "ARTIFACT")}
+def _environment(run_dir: Path, mode: str) -> dict[str, str]:
+    """The environment of the process: wandb's own folders below the run folder, and this package importable.
+
+    Online, the user's configuration folder stays in use: it may name the server.
+    """
+    kinds = ("DATA", "CACHE", "ARTIFACT") + (() if mode == "online" else ("CONFIG",))
+    own = {f"WANDB_{kind}_DIR": str(run_dir / "wandb" / kind.lower()) for kind in kinds}
     package = str(Path(__file__).resolve().parents[2])
     inherited = {key: value for key, value in os.environ.items() if key not in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR")}
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     return {**inherited, **own, "PYTHONPATH": path, "WANDB_SILENT": "true"}
 
 
-def sync_hint(run_dir: Path) -> str:
-    """The command that sends what was kept offline."""
-    return f"wandb sync {run_dir}/wandb/offline-run-*"
-
-
-def flat(record: Record) -> dict[str, Any]:
+def config(record: Record) -> dict[str, Any]:
     """Config of the run: the nested configuration and, flat, the cell, by which runs are grouped and filtered."""
     return {**record.config, "cell": record.cell, "keys": record.keys, "git": record.git, "version": record.version}
 
@@ -137,35 +143,29 @@ def send(
     max_videos: int = 16,
     init_timeout: float = 20,
 ) -> Published:
-    """Make the run in this process; a server that does not answer leaves it offline on disk."""
+    """Make the run in this process.
+
+    Raises:
+        Exception: whatever wandb raises, such as for a server that does not answer within `init_timeout` seconds.
+    """
     import wandb
 
-    def start(mode: Any) -> Any:
-        return wandb.init(
-            project=project,
-            entity=entity,
-            group=group,
-            job_type="cell",
-            id=record.key,
-            name=record.name,
-            resume="allow" if mode == "online" else None,
-            tags=[str(record.cell[tag]) for tag in ("model", "method", "bits", "kernel") if record.cell.get(tag)],
-            config=flat(record),
-            dir=run_dir,
-            mode=mode,
-            settings=wandb.Settings(
-                silent=True, console="off", init_timeout=init_timeout, disable_git=True, disable_code=True, x_disable_stats=True
-            ),
-        )
-
-    failure = ""
-    try:
-        run = start(mode)
-    except Exception as error:
-        if mode != "online":
-            raise
-        failure = f"{type(error).__name__}: {error}"
-        run = start("offline")
+    run = wandb.init(
+        project=project,
+        entity=entity,
+        group=group,
+        job_type="cell",
+        id=record.key,
+        name=record.name,
+        resume="allow" if mode == "online" else None,
+        tags=[str(record.cell[tag]) for tag in ("model", "method", "bits", "kernel") if record.cell.get(tag)],
+        config=config(record),
+        dir=run_dir,
+        mode=mode,  # type: ignore[arg-type]
+        settings=wandb.Settings(
+            silent=True, console="off", init_timeout=init_timeout, disable_git=True, disable_code=True, x_disable_stats=True
+        ),
+    )
     exit_code = 1
     try:
         run.summary.update(summary(record))
@@ -182,9 +182,7 @@ def send(
         exit_code = int(record.state == "failed")
     finally:
         run.finish(exit_code=exit_code)
-    if failure:
-        return Published(False, f"the server could not be reached ({failure}); the run is kept: `{sync_hint(run_dir)}` sends it")
-    return Published(True, f"`{sync_hint(run_dir)}` sends it" if mode == "offline" else "sent")
+    return Published(True, "sent" if mode == "online" else f"`wandb sync {run_dir}/wandb/offline-run-*` sends it")
 
 
 def _main() -> None:

@@ -71,9 +71,9 @@ def codecs(out: Path) -> list[Finding]:
 def weights(out: Path) -> list[Finding]:
     from vdqbench.config import WEIGHTS
 
-    expected = ["mini_stdit", "mini_stdit_text", "mini_stdit_vae", "mini_clip"]
-    missing = [name for name in expected if not (WEIGHTS / f"{name}.safetensors").is_file()]
-    size = sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors"))
+    expected = [f"mini_stdit{part}.safetensors" for part in ("", "_text", "_vae")] + ["mini_clip/open_clip_model.safetensors"]
+    missing = [name for name in expected if not (WEIGHTS / name).is_file()]
+    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
     return [
         (
             "packaged weights",

@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{options.out} holds no store; run a cell first, or give the folder that was out=...")
     console = Console(highlight=False)
     if options.prune:
-        files, size = store.prune(needed(options.out))
-        console.print(f"deleted {files} files, {size / 1e6:.1f} MB")
+        deleted, freed = store.prune(needed(options.out))
+        console.print(f"deleted {deleted} files, {freed / 1e6:.1f} MB")
     files, sizes = Counter[str](), Counter[str]()
     for kind, _, path in store.entries():
         if path.exists():

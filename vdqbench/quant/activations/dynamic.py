@@ -65,9 +65,10 @@ class DynamicRange(Activation):
         fmt = Format(bits, self.symmetric)
 
         def encode(x: Tensor) -> Coded:
-            x = x if multiplier is None else x * multiplier
+            own = None if multiplier is None else x * multiplier
+            x = x if own is None else own
             params = choose_qparams(*self.granularity.bounds(x), fmt)
-            codes = rounded(x, params.delta.reciprocal())
+            codes = rounded(x, params.delta.reciprocal(), out=own)
             # No input lies below the range it made itself, so only rounding at its upper end can leave the grid.
             return Coded(torch.minimum(codes, params.centred_bounds(fmt)[1], out=codes), params.delta)
 

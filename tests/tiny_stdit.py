@@ -12,7 +12,7 @@ from vdqbench.clock import StepClock
 from vdqbench.models.stdit import STDiT
 from vdqbench.quant.recipe import Recipe
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[1] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 STEPS = 4
 TINY = dict(input_size=(2, 4, 4), hidden_size=16, depth=2, num_heads=2, caption_channels=8, model_max_length=5)

@@ -1,0 +1,127 @@
+"""Every file in conf/ composes into a cell, and the conventions that Hydra is silent about hold."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vdqbench.cli import main
+from vdqbench.compose import Composer, expand
+from vdqbench.config import CONF, Cell
+from vdqbench.errors import ConfigError
+from vdqbench.report.spec import Table
+from vdqbench.runner import build
+from vdqbench.sweep import Study
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(CONF.rglob("*.yaml"))
+GIVEN = {"prompts/file": ["prompts.file=pyproject.toml"], "prompts/list": ["prompts.texts=[a cat]"]}
+NEEDS_A_FILE = ("opensora_10", "opensora_sora48", "ucf_101")
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer()
+
+
+def options(*groups: str) -> list[str]:
+    return [f"{group}/{file.stem}" for group in groups for file in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("option", options("method", "bits", "prompts", "sampler", "kernel", "metric", "tracker", "hydra/launcher"))
+def test_every_option_makes_a_cell(option, composer, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    group, _, name = option.rpartition("/")
+    value = f"[{name}]" if group == "metric" else name
+    config = composer.plain([f"{group}={value}", *GIVEN.get(option, [])])
+    if name in NEEDS_A_FILE:
+        with pytest.raises(ConfigError, match="exactly one of"):
+            Cell.from_config(config)
+        config = composer.plain([f"{group}={value}", "prompts.file=pyproject.toml", "prompts.sha256=null"])
+    cell = Cell.from_config(config)
+    assert len(cell.key) == 16 and cell.reference().recipe.is_fp
+
+
+def test_every_model_says_whether_it_can_be_run(composer):
+    for option in options("model"):
+        name = option.rpartition("/")[2]
+        if name.startswith("mini_"):
+            assert Cell.from_config(composer.plain([f"model={name}"])).model.name == name
+        else:
+            with pytest.raises(ConfigError, match="cannot be run"):
+                Cell.from_config(composer.plain([f"model={name}"]))
+
+
+@pytest.mark.parametrize("option", options("table", "table/asq_tsq"))
+@pytest.mark.parametrize("preset", [None, "mini"])
+def test_every_table_composes(option, preset):
+    name = option.removeprefix("table/")
+    table = Table.from_config(Composer().plain([f"table={name}"])["table"])
+    assert table.name == name
+    if preset in (None, *table.presets):
+        study = Study.of([f"table={name}", *([f"preset={preset}"] if preset else [])])
+        assert len(study.jobs) == len(table.cells(preset)) > 1
+        if preset == "mini" or name == "quickstart":
+            cells = study.cells()
+            assert len({cell.run_dir for cell in cells}) == len(cells) and {c.model.name for c in cells} == {"mini_stdit"}
+            assert len({cell.calibration_key for cell in cells} - {None}) == 1 and len({cell.reference().key for cell in cells}) == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_conventions(file):
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines):
+        assert not line.startswith("# @package") or number == 0, "Hydra ignores the directive anywhere but on line 1"
+    described = any(line.startswith("#") and "@package" not in line for line in lines[:3])
+    assert described or file.parent.name == "bits", "the first comment is the option's help"
+    if file.parent.name in ("model", "method", "bits", "prompts"):
+        assert yaml.safe_load(file.read_text())["name"] == file.stem
+
+
+def test_metrics_list_what_their_classes_give(composer):
+    for option in options("metric"):
+        name = option.rpartition("/")[2]
+        if name == "clip_evalcrafter":
+            continue  # its backbone is no part of the package
+        config = composer.plain([f"metric=[{name}]"])
+        (node,) = config["metric"].values()
+        metric = build(node, Cell.from_config(config))
+        assert [info.name for info in metric.scores] == node["scores"]
+        assert (metric.mode, metric.version) == (node["mode"], node["version"])
+
+
+def test_expansion_is_the_product():
+    assert expand(["a=1,2", "b=x", "c=range(0,2)"]) == [
+        ["a=1", "b=x", "c=0"],
+        ["a=1", "b=x", "c=1"],
+        ["a=2", "b=x", "c=0"],
+        ["a=2", "b=x", "c=1"],
+    ]
+    assert expand(["a=[1,2]", "b='x,y'"]) == [["a=[1,2]", "b='x,y'"]]
+    assert expand([]) == [[]]
+
+
+def readme_commands() -> list[list[str]]:
+    text = (ROOT / "README.md").read_text()
+    lines = [line for block in text.split("```")[1::2] for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("vdqbench ")]
+
+
+def test_the_readme_has_the_two_commands_and_ci_runs_the_tests():
+    readme = (ROOT / "README.md").read_text()
+    assert "pip install uv\n" in readme and "\nuv run vdqbench table=quickstart" in readme
+    assert "\nuv run --extra dev pytest" in readme
+    assert "uv run --extra dev pytest\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_every_command_of_the_readme_is_valid(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    yaml_block = next(block for block in (ROOT / "README.md").read_text().split("```") if block.startswith("yaml"))
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "tsq_max.yaml").write_text(yaml_block.removeprefix("yaml\n"))
+    code = main([*words, "plan=true"] if "=" in " ".join(words) else words)
+    assert code == 0, capsys.readouterr().err
