@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdqbench import __version__
 from vdqbench.config import WEIGHTS, Cell, digest
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.progress import Progress
@@ -78,6 +79,7 @@ def new_record(cell: Cell) -> Record:
         config={key: value for key, value in config.items() if key not in ("table", "hydra")},
         keys={"reference": cell.reference().key, "calibration": cell.calibration_key, "metrics": metric_keys(cell)},
         environment=environment(),
+        version=__version__,
         git=revision(),
     )
 

@@ -200,7 +200,7 @@ def _finish(cells: Sequence[Cell], records: Sequence[Record], study: Study) -> i
         from vdqbench.report.table import rows
 
         rendered = rows(study.table, records, preset=study.preset)
-        console.print(render.to_rich(rendered))
+        console.print(render.to_rich(rendered, width=width()))
         for path in render.write_all(rendered, Path(cells[0].out) / "tables"):
             Progress(quiet=cells[0].config["quiet"]).say(f"wrote {path}")
     if len(records) > 1 or any(record.state != "done" for record in records):
