@@ -145,3 +145,15 @@ def test_a_clock_that_is_not_attached_is_an_error():
     model = stdit()
     with pytest.raises(RuntimeError, match="steps that the clock counted"):
         calibrate(model, roles(model), [lambda: model(**inputs(0, 0))], StepClock())
+
+
+@torch.no_grad()
+def test_inputs_that_are_not_finite_are_an_error():
+    model, clock = nn.Sequential(nn.Linear(2, 2)), StepClock()
+
+    def trajectory():
+        clock.reset(1)
+        model(torch.tensor([[1.0, float("inf")]]))
+
+    with pytest.raises(RuntimeError, match="input of layer 0 is not finite"):
+        calibrate(model, {"0": "a"}, [trajectory], clock)

@@ -208,11 +208,17 @@ class Recorder:
         if self.done and source != self.source:
             raise RuntimeError("layers that read one tensor in the first trajectory read different ones in a later one")
         self.source = source
-        self.done.append({name: self._stacked(self.calls[name]) for name in first.values()})
+        self.done.append({name: self._finite(name, self._stacked(self.calls[name])) for name in first.values()})
 
     def _stacked(self, calls: list[list[tuple[str, Statistics]]]) -> Statistics:
         steps = [self._step(step) for step in calls]
         return {name: torch.stack([step[name] for step in steps]).cpu() for name in self.reduce}
+
+    @staticmethod
+    def _finite(layer: str, statistics: Statistics) -> Statistics:
+        if not all(value.isfinite().all() for value in statistics.values()):
+            raise RuntimeError(f"the input of layer {layer} is not finite in full precision; run the model in a wider precision")
+        return statistics
 
     def _step(self, calls: list[tuple[str, Statistics]]) -> Statistics:
         """The calls of one step as one, with the branches of two passes side by side."""

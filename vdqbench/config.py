@@ -175,6 +175,11 @@ class Cell:
             "calibration": self.calibration_key,
         }
 
+    @property
+    def report_key(self) -> str:
+        """Key of the account of sizes and bits."""
+        return key_of(["report", self.generation])
+
     def video_key(self, sample: tuple[str, str, int]) -> str:
         return key_of([self.generation, sample])
 
@@ -201,8 +206,10 @@ class Cell:
 
     def reference(self) -> Cell:
         """The same cell in full precision."""
-        if self.recipe.is_fp:
-            return self
+        return self if self.recipe.is_fp else self._reference
+
+    @cached_property
+    def _reference(self) -> Cell:
         method = {"name": "fp", "weight": None, "activation": None}
         config = {**self.config, "method": method, "bits": {"name": "fp", "weight": 16, "activation": 16}}
         return Cell(

@@ -14,7 +14,7 @@ import numpy as np
 from vdqbench import video
 from vdqbench.config import Cell
 from vdqbench.progress import Progress
-from vdqbench.store import Store, key_of
+from vdqbench.store import Store
 
 if TYPE_CHECKING:
     from vdqbench.calibrate import Calibration
@@ -86,7 +86,7 @@ def report(cell: Cell, store: Store, progress: Progress) -> dict[str, Any]:
     """What quantization made of the model: sizes and bits. Stored, since it needs the model."""
     import json
 
-    where = ("report", key_of(cell.generation), ".json")
+    where = ("report", cell.report_key, ".json")
     path = store.get(*where)
     if path is None:
         with quantized(cell, store, progress) as (_, made):

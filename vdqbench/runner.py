@@ -77,7 +77,14 @@ def new_record(cell: Cell) -> Record:
             "kernel": None if recipe.is_fp else config["kernel"]["name"],
         },
         config={key: value for key, value in config.items() if key not in ("table", "hydra")},
-        keys={"reference": cell.reference().key, "calibration": cell.calibration_key, "metrics": metric_keys(cell)},
+        keys={
+            "reference": cell.reference().key,
+            "calibration": cell.calibration_key,
+            "report": cell.report_key,
+            "videos": [cell.video_key(sample) for sample in cell.samples],
+            "reference_videos": [cell.reference().video_key(sample) for sample in cell.samples],
+            "metrics": metric_keys(cell),
+        },
         environment=environment(),
         version=__version__,
         git=revision(),
@@ -143,6 +150,7 @@ def _run(cell: Cell, store: Store, progress: Progress, record: Record) -> None:
 def _score(cell: Cell, reference: Cell, store: Store, progress: Progress, record: Record) -> None:
     """Take each metric's scores from the store, or compute and store them; videos are decoded once for all metrics."""
     keys = metric_keys(cell)
+    _keep_other_scores(cell, record, keys)
     missing = []
     for name, key in keys.items():
         path = store.get("scores", key, ".json")
@@ -191,6 +199,17 @@ def _score(cell: Cell, reference: Cell, store: Store, progress: Progress, record
         text = json.dumps(made)
         store.put("scores", keys[name], ".json", partial(Path.write_text, data=text))
         record.scores.update(made)
+
+
+def _keep_other_scores(cell: Cell, record: Record, keys: Mapping[str, str]) -> None:
+    """Take over what an earlier run of the same cell has scored with metrics that are not chosen now."""
+    try:
+        before = Record.load(cell.run_dir / "record.json")
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if before.key == cell.key:
+        record.scores.update({name: score for name, score in before.scores.items() if score.get("metric") not in keys})
+        record.keys["metrics"] = {**{n: k for n, k in before.keys.get("metrics", {}).items() if n not in keys}, **keys}
 
 
 def _stack(videos: list[Any]) -> Any:

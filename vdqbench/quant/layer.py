@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vdqbench.clock import StepClock
@@ -117,10 +118,11 @@ class Scale:
 
 
 class _Swapped:
-    """A layer that does what its plan says. Class and forward are exchanged in place: name, parameters, hooks stay."""
+    """A layer that does what its plan says, without gradients. It is exchanged in place: name, parameters and hooks stay."""
 
     run: Callable[[Tensor], Tensor]
 
+    @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:  # diffusers calls some layers by this keyword
         return self.run(input)
 

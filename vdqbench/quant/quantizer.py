@@ -54,9 +54,16 @@ def rounded(x: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tens
     return torch.mul(x, scale, out=out).round_()
 
 
+def centred_codes(x: Tensor, params: QParams, fmt: Format) -> Tensor:
+    """Codes minus their zero point: clamp(round(x / delta), qmin - zero, qmax - zero), the division as a product with 1 / delta."""
+    codes = rounded(x, params.delta.reciprocal())
+    low, high = params.centred_bounds(fmt)
+    return torch.minimum(torch.maximum(codes, low, out=codes), high, out=codes)
+
+
 def quantize(x: Tensor, params: QParams, fmt: Format) -> Tensor:
-    """Codes in [qmin, qmax] as floats: clamp(round(x / delta) + zero), with the division as a product with 1 / delta."""
-    return rounded(x, params.delta.reciprocal()).clamp_(*params.centred_bounds(fmt)) + params.zero
+    """Codes in [qmin, qmax] as floats: clamp(round(x / delta) + zero)."""
+    return centred_codes(x, params, fmt) + params.zero
 
 
 def dequantize(codes: Tensor, params: QParams) -> Tensor:
@@ -66,19 +73,28 @@ def dequantize(codes: Tensor, params: QParams) -> Tensor:
 
 def fake_quantize(x: Tensor, params: QParams, fmt: Format) -> Tensor:
     """x rounded to the grid, as float: dequantize(quantize(x))."""
-    return dequantize(quantize(x, params, fmt), params)
+    return centred_codes(x, params, fmt) * params.delta
 
 
 @dataclass(frozen=True)
 class QTensor:
-    """A tensor as codes (integral floats, the tensor's shape) and the grid they live on."""
+    """A tensor on a grid.
 
-    codes: Tensor
+    Attributes:
+        centred: codes minus zero point, integral floats of the tensor's shape.
+    """
+
+    centred: Tensor
     params: QParams
     fmt: Format
 
+    @property
+    def codes(self) -> Tensor:
+        """In [qmin, qmax]."""
+        return self.centred + self.params.zero
+
     def dequantize(self) -> Tensor:
-        return dequantize(self.codes, self.params)
+        return self.centred * self.params.delta
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class Recipe:
         if self.is_fp:
             return {"fp": True}
         parts = [{"slot": type(part).where.partition(".{")[0], **part.semantic()} for part in self.parts]
-        return {"version": VERSION, "bits": [self.weight_bits, self.activation_bits], "parts": [p for p in parts if p.get("value", True)]}
+        effective = [part for part in parts if part.get("value", True)]  # an exception for no layer is none
+        return {"version": VERSION, "bits": [self.weight_bits, self.activation_bits], "parts": effective}
 
     def assign(self, layers: Iterable[Site]) -> list[Site]:
         """The layers with the bits that this recipe gives them."""

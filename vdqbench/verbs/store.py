@@ -10,10 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vdqbench.config import Cell
 from vdqbench.errors import ConfigError
 from vdqbench.record import Record
-from vdqbench.store import Store, key_of
+from vdqbench.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,14 +49,10 @@ def needed(out: Path) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for path in sorted((out / "runs").glob("*/*/record.json")):
         try:
-            record = Record.load(path)
-            cell = Cell.from_config(record.config)
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            keys = Record.load(path).keys
+            found |= {("video", key) for key in (*keys["videos"], *keys["reference_videos"])}
+            found |= {("scores", key) for key in keys["metrics"].values()}
+            found |= {("report", keys["report"]), ("calibration", keys["calibration"] or "")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that run folder first") from error
-        for one in (cell, cell.reference()):
-            found |= {("video", one.video_key(sample)) for sample in one.samples}
-            found.add(("report", key_of(one.generation)))
-        if cell.calibration_key:
-            found.add(("calibration", cell.calibration_key))
-        found |= {("scores", key) for key in record.keys["metrics"].values()}
     return found

@@ -19,11 +19,7 @@ class KeepFP(SitePart):
         """Raises ConfigError for a pattern that matches no layer."""
         for pattern in self.value:
             if not any(_matches(site, pattern) for site in sites):
-                near = nearest(
-                    pattern,
-                    {site.role for site in sites} | {site.name for site in sites} if len(sites) < 20 else {site.role for site in sites},
-                )
-                raise ConfigError(f"{self.key('value')}={pattern} matches no layer{near}")
+                raise ConfigError(f"{self.key('value')}={pattern} matches no layer{nearest(pattern, {site.role for site in sites})}")
         return [
             replace(site, weight_bits=None, activation_bits=None) if any(_matches(site, p) for p in self.value) else site for site in sites
         ]

@@ -1,6 +1,6 @@
 """Min-max grids: the smallest and the largest weight of a group are its ends.
 
-OpenSora spec of ViDiT-Q and ASQ/TSQ (Eq. 1): delta = (max - min) / (2^b - 1) with 0 included, one grid for each output
+ViDiT-Q (arXiv 2406.02540) and ASQ/TSQ (arXiv 2502.15077, Eq. 1): delta = (max - min) / (2^b - 1) with 0 included, one grid for each output
 channel, found after the transforms.
 """
 
@@ -30,11 +30,11 @@ class MinMax(WeightPart):
         self.choice("per", GRANULARITIES)
 
     def quantize(self, view: LayerView, bits: int) -> QTensor:
-        from vdqbench.quant.quantizer import QTensor, choose_qparams, quantize
+        from vdqbench.quant.quantizer import QTensor, centred_codes, choose_qparams
 
         weight, fmt = view.weight, Format(bits, self.symmetric)
         params = choose_qparams(*GRANULARITIES[self.per].bounds(weight), fmt)
-        return QTensor(quantize(weight, params, fmt), params, fmt)
+        return QTensor(centred_codes(weight, params, fmt), params, fmt)
 
     def values(self, shape: tuple[int, ...]) -> int:
         return GRANULARITIES[self.per].groups(shape) * (1 if self.symmetric else 2)
