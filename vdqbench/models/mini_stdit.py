@@ -75,7 +75,7 @@ class MiniSTDiT(Adapter):
     def layers(self) -> dict[str, str]:
         return stdit_roles(self.stdit)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, under which layers cannot tell that they were given the same, unchanged tensor
     def generate(self, jobs: Sequence[Job]) -> Iterator[np.ndarray]:
         y, mask = self.text(self.text.tokenize([job.prompt for job in jobs]))
         null = self.stdit.y_embedder.y_embedding.expand_as(y)
