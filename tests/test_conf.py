@@ -77,7 +77,7 @@ def test_conventions(file):
         assert not line.startswith("# @package") or number == 0, "Hydra ignores the directive anywhere but on line 1"
     described = any(line.startswith("#") and "@package" not in line for line in lines[:3])
     assert described or file.parent.name == "bits", "the first comment is the option's help"
-    if file.parent.name in ("model", "method", "bits", "prompts"):
+    if file.parent.name in ("model", "method", "prompts"):
         assert yaml.safe_load(file.read_text())["name"] == file.stem
 
 

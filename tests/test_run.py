@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vdqbench.record import Record
 
 from vdqbench import video
 from vdqbench.cli import main
+from vdqbench.record import Record
 
 SMALL = ["prompts.limit=2", "calibration.prompts.limit=1", "sampler.steps=4", "quiet=true", "metric=[fidelity,system]"]
 

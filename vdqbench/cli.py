@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     pin_threads()
     try:
-        if not arguments or {"-h", "--help", "help"} & set(arguments):
+        if set(arguments) <= {"-m", "--multirun"} or arguments[0] in ("-h", "--help", "help"):
             sys.stdout.write(usage())
             return 0
         if arguments[0] == "--version":
@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "=" not in first and not first.startswith(("-", "+", "~")):
             if first not in verbs():
                 raise ConfigError(f"{first} is neither a verb nor an override key=value{nearest(first, verbs())}")
-            return importlib.import_module(f"vdqbench.verbs.{first}").main(arguments[1:])
+            try:
+                return importlib.import_module(f"vdqbench.verbs.{first}").main(arguments[1:])
+            except SystemExit as stop:  # argparse has answered: help, or what is wrong
+                return int(stop.code or 0)
         from vdqbench.sweep import main as sweep
 
         return sweep(arguments)

@@ -66,7 +66,7 @@ class Composer:
         """
         try:
             return self.hydra.compose_config("config", list(overrides), mode, with_log_configuration=False)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(self._sentence(str(error), overrides)) from error
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Composer:
         if match := re.search(r"Could not override '([^']+)'", text):
             key = match.group(1)
             culprit = next((o for o in overrides if _key(o) == key), key)
-            if not culprit.startswith(("+", "~")):
+            if not culprit.startswith(("+", "~", "hydra")):
                 config = self.compose([o for o in overrides if o != culprit])
                 parent, _, last = key.rpartition(".")
                 while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
@@ -152,9 +152,13 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
             ) from error
     axes = []
     for override in parsed:
-        if override.is_sweep_override() and not (override.key_or_group or "").startswith("hydra"):
-            key = override.get_key_element()
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
+        if not override.is_sweep_override() or (override.key_or_group or "").startswith("hydra"):
             axes.append([override.input_line or ""])
+            continue
+        try:
+            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        except HydraException as error:
+            raise ConfigError(
+                f"{override.input_line}: only lists a,b, range() and choice() can be swept; list the options by name"
+            ) from error
     return [list(cell) for cell in itertools.product(*axes)]

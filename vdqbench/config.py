@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -11,6 +13,7 @@ from typing import Any
 
 from vdqbench.errors import ConfigError, nearest
 from vdqbench.prompts import PromptSet
+from vdqbench.quant.parts import build, find
 from vdqbench.quant.recipe import Recipe
 from vdqbench.store import key_of, sha256
 
@@ -28,19 +31,20 @@ def typed(kind: Any, node: Mapping[str, Any], where: str) -> Any:
         ConfigError: a key that the dataclass does not have, one that is missing, or a value of another type.
     """
     known = {field.name: field for field in fields(kind)}
+    prefix = f"{where}." if where else ""
     for key in node:
         if key not in known:
-            raise ConfigError(f"{where}.{key} is not an option of {where}{nearest(str(key), known)}")
+            raise ConfigError(f"{prefix}{key} is not an option{f' of {where}' if where else ''}{nearest(str(key), known)}")
     values = {}
     for name, field in known.items():
         if name not in node:
-            raise ConfigError(f"{where}.{name} is missing; it must be a {field.type}")
+            raise ConfigError(f"{prefix}{name} is missing; it must be of type {field.type}")
         value, expected = node[name], str(field.type)
         wanted = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
         types = tuple(t for part in expected.split(" | ") for t in wanted.get(part, ()))
         optional = value is None and "None" in expected
         if types and not optional and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            raise ConfigError(f"{where}.{name}={value!r} must be of type {expected}")
+            raise ConfigError(f"{prefix}{name}={value!r} must be of type {expected}")
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 
@@ -82,6 +86,7 @@ class Model:
     adapter: str | None
     weights: str | None
     files: tuple[str, ...]
+    vocabulary: str | None
     guidance: float
     guided_channels: int
     clip: Any
@@ -102,16 +107,58 @@ class Model:
                     "give the folder that holds it as model.weights=FOLDER"
                 )
 
+    def check_prompts(self, prompts: PromptSet) -> None:
+        """Raises ConfigError if a prompt has words that a model with a closed vocabulary was not taught."""
+        if self.vocabulary is None:
+            return
+        known = set(json.loads((self.folder / self.vocabulary).read_text(encoding="utf-8"))["vocabulary"])
+        for _, text in prompts.items:
+            if strange := sorted(set(text.lower().split()) - known):
+                raise ConfigError(
+                    f"prompts={prompts.name}: {text!r} has words that {self.name} was not taught ({', '.join(strange)}); "
+                    f"it knows {', '.join(sorted(known))}"
+                )
+
     @property
     def semantic(self) -> dict[str, Any]:
         """Name and the weights' hashes: not where they lie."""
         return {"name": self.name, "weights": {file: digest(self.folder / file) for file in self.files}}
 
 
-@lru_cache(maxsize=256)
 def digest(path: Path) -> str:
-    """SHA-256 of a file of weights, computed once per process."""
+    """SHA-256 of a file of weights, computed once per process as long as the file stays as it is."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, modified: int, size: int) -> str:
     return sha256(path)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that stand by themselves."""
+
+    seed: int
+    seeds: int
+    out: str
+    device: str
+    batch_size: int
+    study: str | None
+    preset: str | None
+    plan: bool
+    quiet: bool
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        at_least("seeds", self.seeds, 1)
+        at_least("batch_size", self.batch_size, 1)
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device} must be auto, cpu, mps, cuda or cuda:NUMBER")
+
+
+GROUPS = ("model", "method", "bits", "prompts", "calibration", "sampler", "kernel", "metric", "tracker", "table")
 
 
 @dataclass(frozen=True)
@@ -132,14 +179,26 @@ class Cell:
         Raises:
             ConfigError: one sentence with key, value and expectation.
         """
+        typed(Settings, {key: value for key, value in config.items() if key not in GROUPS}, "")
+        for group in GROUPS[:-3]:
+            if not isinstance(config.get(group), Mapping):
+                raise ConfigError(f"{group} is missing; choose one with {group}=NAME")
         model = typed(Model, config["model"], "model")
         model.check()
         sampler = typed(Sampler, config["sampler"], "sampler")
-        at_least("seeds", config["seeds"], 1)
-        at_least("batch_size", config["batch_size"], 1)
+        for group in ("model", "method", "bits", "prompts"):
+            name = config[group].get("name")
+            if not re.fullmatch(r"\w[\w.+-]*", str(name)):
+                raise ConfigError(f"{group}.name={name} must be letters, digits and _ . + -, since folders are named after it")
+        kernel = dict(config["kernel"])
+        build(find("kernels", kernel.pop("name", None), "kernel.name"), kernel)
         recipe = Recipe.from_config(config["method"], config["bits"], sampler.steps)
         prompts = PromptSet.from_config(config["prompts"])
-        calibration = PromptSet.from_config(config["calibration"]["prompts"], "calibration.prompts")
+        calibration = PromptSet.from_config(config["calibration"].get("prompts"), "calibration.prompts")
+        if not isinstance(config["calibration"].get("seed"), int):
+            raise ConfigError(f"calibration.seed={config['calibration'].get('seed')} must be of type int")
+        for one in (prompts, calibration):
+            model.check_prompts(one)
         return cls(config, model, sampler, recipe, prompts, calibration)
 
     @property

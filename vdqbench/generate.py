@@ -14,7 +14,7 @@ import numpy as np
 from vdqbench import video
 from vdqbench.config import Cell
 from vdqbench.progress import Progress
-from vdqbench.store import Store
+from vdqbench.store import Store, key_of
 
 if TYPE_CHECKING:
     from vdqbench.calibrate import Calibration
@@ -33,11 +33,12 @@ def device_of(cell: Cell) -> str:
 
 def load_adapter(cell: Cell) -> Adapter:
     """The cell's model, loaded once per process."""
-    return _adapter(cell.model.adapter, cell.model.folder, tuple(cell.sampler.semantic.items()), device_of(cell))
+    weights = tuple(cell.model.semantic["weights"].items())
+    return _adapter(str(cell.model.adapter), cell.model.folder, tuple(cell.sampler.semantic.items()), device_of(cell), weights)
 
 
 @lru_cache(maxsize=1)
-def _adapter(target: str, folder: Path, sampler: tuple[tuple[str, Any], ...], device: str) -> Adapter:
+def _adapter(target: str, folder: Path, sampler: tuple[tuple[str, Any], ...], device: str, weights: tuple[tuple[str, str], ...]) -> Adapter:
     module, name = target.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(folder, dict(sampler), device)
 
@@ -102,7 +103,7 @@ def generate(cell: Cell, store: Store, progress: Progress, on_video: Callable[[i
     from vdqbench.models.base import Job
 
     samples, size = cell.samples, 1 if cell.recipe.batch_dependent else cell.config["batch_size"]
-    with store.lock("videos", cell.key, lambda: progress.say(f"{cell.label}: another process is generating it; waiting")):
+    with store.lock("videos", key_of(cell.generation), lambda: progress.say(f"{cell.label}: another process is generating it; waiting")):
         missing = {i for i, sample in enumerate(samples) if store.get("video", cell.video_key(sample), VIDEO) is None}
         if not missing:
             return 0

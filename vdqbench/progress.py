@@ -13,10 +13,10 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """Reports stages on standard error; standard output stays free for tables."""
+    """Reports stages on standard error; standard output stays free for tables. Several processes take plain lines (`live` off)."""
 
-    def __init__(self, quiet: bool = False, interval: float = 10.0) -> None:
-        self.quiet, self.interval = quiet, interval
+    def __init__(self, quiet: bool = False, interval: float = 10.0, live: bool = True) -> None:
+        self.quiet, self.interval, self.live = quiet, interval, live
         self.console = Console(stderr=True, quiet=quiet)
 
     def say(self, text: str) -> None:
@@ -26,7 +26,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Within it, call the yielded function with the number of units just finished."""
-        if self.console.is_terminal and not self.quiet:
+        if self.console.is_terminal and self.live and not self.quiet:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(24),

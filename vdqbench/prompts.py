@@ -10,6 +10,8 @@ from typing import Any
 
 from vdqbench.errors import ConfigError, nearest
 
+KEYS = {"name", "shapes", "texts", "file", "sha256", "limit"}
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -28,13 +30,26 @@ class PromptSet:
         Raises:
             ConfigError: none or several sources, a missing or altered file, an empty set, a limit below one.
         """
+        if not isinstance(node, Mapping):
+            raise ConfigError(
+                f"{where}={node} is not a prompt set; choose one as a group: {'prompts@' if '.' in where else ''}{where}=shapes_calib"
+            )
+        if unknown := sorted(set(node) - KEYS):
+            raise ConfigError(f"{where}.{unknown[0]} is not an option of {where}{nearest(unknown[0], KEYS)}")
+        if not isinstance(node.get("texts") or [], list):
+            raise ConfigError(
+                f"{where}.texts={node['texts']!r} must be a list, such as '{where}.texts=[\"a red circle growing on a dark background\"]'"
+            )
+        for key in ("shapes", "file", "sha256"):
+            if not isinstance(node.get(key) or "", str):
+                raise ConfigError(f"{where}.{key}={node[key]!r} must be of type str")
         sources = [key for key in ("shapes", "texts", "file") if node.get(key)]
         if len(sources) != 1:
             raise ConfigError(f"{where} must have exactly one of shapes, texts and file, got {', '.join(sources) or 'none'}")
         texts = {"shapes": _shapes, "texts": lambda texts, *_: list(texts), "file": _lines}[sources[0]](node[sources[0]], node, where)
         texts = [str(text).strip() for text in texts if str(text).strip()]
         limit = node.get("limit")
-        if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        if limit is not None and not (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1):
             raise ConfigError(f"{where}.limit={limit} must be a whole number of at least 1, or null for all prompts")
         if not texts:
             raise ConfigError(f"{where}.{sources[0]} holds no prompt; it needs at least one line of text")

@@ -27,18 +27,25 @@ log = logging.getLogger(__name__)
 
 
 def task(config: Any) -> str:
-    """What a launcher runs for one cell; returns its state. Never raises for a failure of the cell."""
+    """What a launcher runs for one cell; returns its state. A failure of the cell is a state, not an exception."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell.from_config(plain)
-    return run_cell(cell, Progress(quiet=plain["quiet"])).state
+    alone = HydraConfig.get().launcher._target_.endswith("BasicLauncher")
+    return run_cell(cell, Progress(quiet=plain["quiet"], live=alone)).state
 
 
 def run_cell(cell: Cell, progress: Progress) -> Record:
     """Run a cell and write its record in one of the states done, failed, skipped."""
-    record = new_record(cell)
     store = Store(cell.out / "store")
+    with store.lock("cell", cell.key, lambda: progress.say(f"{cell.label}: another process is at it; waiting")):
+        return _locked(cell, store, progress)
+
+
+def _locked(cell: Cell, store: Store, progress: Progress) -> Record:
+    record = new_record(cell)
     try:
         _run(cell, store, progress, record)
         record.state = "done"
@@ -95,7 +102,7 @@ def metric_keys(cell: Cell) -> dict[str, str]:
     """Key of each chosen metric's scores on this cell."""
     reference = cell.reference().key
     keys = {}
-    for name, options in sorted(cell.config["metric"].items()):
+    for name, options in sorted((cell.config.get("metric") or {}).items()):
         semantic = {key: value for key, value in options.items() if key not in ("batch_size", "device")}
         keys[name] = key_of([semantic, _backbone_digests(semantic), cell.key, reference])
     return keys
@@ -134,7 +141,7 @@ def _run(cell: Cell, store: Store, progress: Progress, record: Record) -> None:
     with clock("calibrate"):
         generate.calibration(cell, store, progress)
     reference = cell.reference()
-    if any(_mode(options) == "paired" for options in cell.config["metric"].values()):
+    if any(_mode(options) == "paired" for options in (cell.config.get("metric") or {}).values()):
         generate.generate(reference, store, progress)
     with clock("generate"):
         made = generate.generate(cell, store, progress)

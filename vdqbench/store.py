@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,9 +115,19 @@ class Store:
         finally:
             lock.release()
 
+    def busy(self) -> bool:
+        """Whether some process is making an artefact now."""
+        for path in (self.root / "locks").glob("*.lock"):
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout:
+                return True
+        return False
+
     def entries(self) -> Iterator[tuple[str, str, Path]]:
         """(kind, key, path) of every artefact."""
-        for checksum in sorted(self.root.glob(f"*/??/*{CHECKSUM}")):
+        for checksum in sorted(self.root.glob(f"*/??/[!.]*{CHECKSUM}")):
             path = checksum.with_name(checksum.name.removesuffix(CHECKSUM))
             yield checksum.parents[1].name, path.name.split(".")[0], path
 
@@ -124,6 +135,8 @@ class Store:
         """Delete every artefact whose (kind, key) is not needed, and what is corrupt; returns files and bytes freed."""
         files = size = 0
         doomed = [path for kind, key, path in self.entries() if (kind, key) not in needed]
+        left = time.time() - 3600  # what a killed process left behind, not what a living one is writing
+        doomed += [path for path in self.root.glob("*/??/*") if path.name.startswith(".") and path.stat().st_mtime < left]
         doomed += [path for path in self.root.glob("*/??/*.corrupt")]
         for path in doomed:
             for file in (path, _checksum_file(path)):

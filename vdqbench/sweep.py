@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from vdqbench.config import Cell
 from vdqbench.errors import ConfigError
 from vdqbench.progress import Progress
 from vdqbench.record import Record
-from vdqbench.runner import is_done, new_record, task
+from vdqbench.runner import is_done, metric_keys, new_record, task
 
 if TYPE_CHECKING:
     from vdqbench.report.spec import Table
@@ -39,7 +41,7 @@ class Arguments:
                 continue
             if word == "--cfg":
                 parsed.show_config = True
-            elif word.startswith("--config-dir"):
+            elif word == "--config-dir" or word.startswith("--config-dir="):
                 _, given, folder = word.partition("=")
                 if not given and not rest:
                     raise ConfigError("--config-dir needs a folder")
@@ -76,12 +78,15 @@ class Study:
         arguments = Arguments.parse(words)
         composer = Composer(arguments.folders)
         control = arguments.control()
-        head: dict[str, Any] = composer.plain(control) if control else {"preset": None, "plan": False}
+        paths = [o for o in arguments.overrides if o.startswith("hydra.searchpath")]
+        head: dict[str, Any] = composer.plain([*control, *paths]) if control else {"preset": None, "plan": False}
         table = _table(head)
         rows = [[f"study={table.name}", *row] for row in table.cells(head["preset"])] if table else [[]]
         jobs = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
         if table and len(jobs) != len(rows):
             raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
+        if not isinstance(head["plan"], bool):
+            raise ConfigError(f"plan={head['plan']} must be true or false")
         return cls(composer, arguments, jobs, table, head["preset"], head["plan"])
 
     def cells(self) -> list[Cell]:
@@ -116,38 +121,67 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
     progress = Progress(quiet=cells[0].config["quiet"])
     done = [is_done(cell) for cell in cells]
     todo = {
-        cell.run_dir: [*job, f"hydra.sweep.subdir={cell.model.name}/{cell.run_dir.name}"]
+        (cell.run_dir, tuple(metric_keys(cell).items())): [*job, f"hydra.sweep.subdir={cell.model.name}/{cell.run_dir.name}"]
         for cell, job, record in zip(cells, jobs, done, strict=True)
         if record is None
     }
-    finished = len({cell.run_dir for cell in cells}) - len(todo)
-    progress.say(
-        f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} to run, {finished} done before"
-        if todo
-        else f"nothing to do: {finished} done before"
-    )
-    if todo:
-        launcher = [o for o in overrides if o.startswith("hydra")]
-        _share_cores(composer, launcher, len(todo))
-        composer.launch(list(todo.values()), task, [*launcher, f"out={cells[0].config['out']}"])
-    return [_record(cell) if record is None else record for cell, record in zip(cells, done, strict=True)]
+    there = f"{len({cell.run_dir for cell, record in zip(cells, done, strict=True) if record})} done before"
+    progress.say(f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} to run, {there}" if todo else f"nothing to do: {there}")
+    _open_backbones([cell for cell, record in zip(cells, done, strict=True) if record is None])
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    launcher = [o for o in overrides if o.startswith("hydra")]
+    with _shared_cores(composer, launcher, len(todo)) as at_once:
+        waiting = list(todo.values())
+        while waiting:
+            part, waiting = waiting[:at_once], waiting[at_once:]
+            try:
+                composer.launch(part, task, [*launcher, f"out={cells[0].config['out']}"])
+            except ConfigError:
+                raise
+            except Exception as error:
+                progress.say(f"the launcher stopped: {type(error).__name__}: {error}")
+    return [_record(cell, began) if record is None else record for cell, record in zip(cells, done, strict=True)]
 
 
-def _share_cores(composer: Composer, launcher: Sequence[str], jobs: int) -> None:
-    """Give each worker process its share of the cores; a launcher with one process keeps them all."""
+def _open_backbones(cells: Sequence[Cell]) -> None:
+    """Raises ConfigError for a metric's released weights that are not to be had, before any video is made for it."""
+    nodes = [options["backbone"] for cell in cells for options in (cell.config.get("metric") or {}).values() if options.get("backbone")]
+    foreign = {str(sorted(node.items())): node for node in nodes if node.get("model") != "mini_clip"}
+    for node in foreign.values():
+        from vdqbench.metrics.backbone import open_backbone
+
+        open_backbone(node, "cpu")
+
+
+@contextmanager
+def _shared_cores(composer: Composer, launcher: Sequence[str], jobs: int) -> Iterator[int]:
+    """Give each worker process on this machine its share of the cores; yields how many jobs to hand over at once."""
     config = composer.compose(launcher).hydra.launcher
-    if not config._target_.endswith("BasicLauncher"):
-        at_once = min(jobs, config.get("n_jobs") or jobs)
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, at_once))))
-
-
-def _record(cell: Cell) -> Record:
+    kind, cores = config._target_.rsplit(".", 1)[1], len(os.sched_getaffinity(0))
+    workers = {"JoblibLauncher": config.get("n_jobs") or 1, "LocalLauncher": cores}.get(kind)
+    if workers is None or "OMP_NUM_THREADS" in os.environ:
+        yield workers if kind == "LocalLauncher" and workers else max(1, jobs)
+        return
+    workers = cores if workers < 0 else workers
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // max(1, min(jobs, workers))))
     try:
-        return Record.load(cell.run_dir / "record.json")
+        yield cores if kind == "LocalLauncher" else max(1, jobs)
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _record(cell: Cell, began: str) -> Record:
+    """The record that a cell's process has written since the launch; one that says it failed if there is none."""
+    try:
+        record = Record.load(cell.run_dir / "record.json")
+        if (record.finished or "") >= began:
+            return record
+        reason = "its process ended without a new record"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        record = new_record(cell)
-        record.state, record.reason = "failed", f"its process ended without a record ({type(error).__name__}); see {cell.run_dir}/run.log"
-        return record
+        reason = f"its process ended without a record ({type(error).__name__})"
+    record = new_record(cell)
+    record.state, record.reason = "failed", f"{reason}; see {cell.run_dir}/run.log"
+    return record
 
 
 def _table(head: dict[str, Any]) -> Table | None:
@@ -163,12 +197,17 @@ def _table(head: dict[str, Any]) -> Table | None:
 def _check_metrics(cell: Cell) -> None:
     """Raises ConfigError if two chosen metrics would write the same score, or a metric's weights are not there."""
     owner: dict[str, str] = {}
-    for name, options in cell.config["metric"].items():
-        for score in options.get("scores", ()):
+    for name, options in cell.config.get("metric", {}).items():
+        if not isinstance(options, dict) or "_target_" not in options:
+            raise ConfigError(f"metric.{name}={options} is not a metric; choose metrics with metric=[NAME,NAME]")
+        for score in options.get("scores") or ():
             if score in owner:
                 raise ConfigError(f"metric={owner[score]},{name} both give the score {score}; choose one of them")
             owner[score] = name
-        weights = (options.get("backbone") or {}).get("weights")
+        backbone = options.get("backbone", {})
+        if not isinstance(backbone, dict):
+            raise ConfigError(f"metric.{name}.backbone={backbone} must be a mapping such as {{model: mini_clip}}")
+        weights = backbone.get("weights")
         if isinstance(weights, str) and os.sep in weights and not Path(weights).expanduser().exists():
             raise ConfigError(
                 f"metric.{name}.backbone.weights={weights} does not exist; give a file of weights or the name of a released set"

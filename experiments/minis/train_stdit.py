@@ -51,7 +51,7 @@ STDIT = dict(
     time_scale=1.0,
 )
 BACKWARDS = {"left": "right", "right": "left", "up": "down", "down": "up", "growing": "shrinking", "shrinking": "growing"}
-CAPS = [(0.0, 50.0), (0.1, 500.0), (0.8, 100.0)]
+CAPS = [(0.0, 50.0), (0.1, 500.0), (0.54, 150.0)]
 """(share of the run, cap of the loss weight)."""
 FORWARDS = [(0.0, 0.85), (0.25, 0.7), (0.4, 0.5)]
 """(share of the run, share of clips that move right, down or grow)."""

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     if not store.root.is_dir():
         raise ConfigError(f"{options.out} holds no store; run a cell first, or give the folder that was out=...")
     console = Console(highlight=False)
+    if options.prune and store.busy():
+        raise ConfigError(f"{options.out} is in use by a run, so nothing was deleted; prune when it has ended")
     if options.prune:
         deleted, freed = store.prune(needed(options.out))
         console.print(f"deleted {deleted} files, {freed / 1e6:.1f} MB")
