@@ -120,6 +120,7 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
     """Records of all cells, after running those that are not done; a cell that left no record is recorded as failed."""
     progress = Progress(quiet=cells[0].config["quiet"])
     done = [is_done(cell) for cell in cells]
+    _open_backbones([cell for cell, record in zip(cells, done, strict=True) if record is None])
     todo = {
         (cell.run_dir, tuple(metric_keys(cell).items())): [*job, f"hydra.sweep.subdir={cell.model.name}/{cell.run_dir.name}"]
         for cell, job, record in zip(cells, jobs, done, strict=True)
@@ -127,7 +128,6 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
     }
     there = f"{len({cell.run_dir for cell, record in zip(cells, done, strict=True) if record})} done before"
     progress.say(f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} to run, {there}" if todo else f"nothing to do: {there}")
-    _open_backbones([cell for cell, record in zip(cells, done, strict=True) if record is None])
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     launcher = [o for o in overrides if o.startswith("hydra")]
     with _shared_cores(composer, launcher, len(todo)) as at_once:
