@@ -125,3 +125,8 @@ def test_every_command_of_the_readme_is_valid(words, tmp_path, monkeypatch, caps
     (tmp_path / "mine" / "method" / "tsq_max.yaml").write_text(yaml_block.removeprefix("yaml\n"))
     code = main([*words, "plan=true"] if "=" in " ".join(words) else words)
     assert code == 0, capsys.readouterr().err
+
+
+def test_the_readme_shows_the_committed_quickstart_table():
+    table = [line for line in (ROOT / "results" / "tables" / "quickstart.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 10 and "\n".join(table) in (ROOT / "README.md").read_text()
