@@ -18,7 +18,8 @@ from vdqbench.sweep import Study
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(CONF.rglob("*.yaml"))
-GIVEN = {"prompts/file": ["prompts.file=pyproject.toml"], "prompts/list": ["prompts.texts=[a cat]"]}
+CAPTION = "a red circle growing on a dark background"
+GIVEN = {"prompts/file": ["prompts.file=captions.txt"], "prompts/list": [f"prompts.texts=[{CAPTION}]"]}
 NEEDS_A_FILE = ("opensora_10", "opensora_sora48", "ucf_101")
 
 
@@ -32,15 +33,16 @@ def options(*groups: str) -> list[str]:
 
 
 @pytest.mark.parametrize("option", options("method", "bits", "prompts", "sampler", "kernel", "metric", "tracker", "hydra/launcher"))
-def test_every_option_makes_a_cell(option, composer, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_every_option_makes_a_cell(option, composer, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captions.txt").write_text(CAPTION)
     group, _, name = option.rpartition("/")
     value = f"[{name}]" if group == "metric" else name
     config = composer.plain([f"{group}={value}", *GIVEN.get(option, [])])
     if name in NEEDS_A_FILE:
         with pytest.raises(ConfigError, match="exactly one of"):
             Cell.from_config(config)
-        config = composer.plain([f"{group}={value}", "prompts.file=pyproject.toml", "prompts.sha256=null"])
+        config = composer.plain([f"{group}={value}", "prompts.file=captions.txt", "prompts.sha256=null"])
     cell = Cell.from_config(config)
     assert len(cell.key) == 16 and cell.reference().recipe.is_fp
 
