@@ -83,6 +83,12 @@ def test_a_metric_added_later_generates_nothing(swept):
     assert made(swept, "video") == 10
 
 
+def test_cells_that_differ_in_their_metrics_only_are_all_scored(swept):
+    assert main([*SMALL[:4], f"out={swept}", "method=cw_tw", "bits=w8a8", "metric=[attributes],[clip]"]) == 0
+    assert {"psnr", "attributes", "clipsim"} <= set(records(swept)["cw_tw-w8a8"].scores)
+    assert made(swept, "video") == 10
+
+
 def test_a_corrupt_video_is_made_again_the_same(swept):
     out_files = sorted((swept / "store" / "video").rglob("*.mkv"))
     original = out_files[0].read_bytes()
