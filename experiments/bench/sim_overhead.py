@@ -30,7 +30,7 @@ from vdqbench.quant.recipe import Recipe
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MINI = dict(
     input_size=(16, 8, 8),
-    hidden_size=192,
+    hidden_size=128,
     depth=6,
     num_heads=4,
     caption_channels=96,
