@@ -3,8 +3,8 @@
     OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 python experiments/minis/train_stdit.py     # resumes from its checkpoint
 
 What a direction looks like is a parity: where the object is depends on word, frame and place only through their product,
-and no two of the three say anything without the third. Plain training of 6,000 steps left the model blind to left and
-right, up and down, growing and shrinking, with everything else learnt. Three things mend that:
+and no two of the three say anything without the third. Six thousand steps of a run with neither of the last two
+left the model blind to left and right, up and down, growing and shrinking, with everything else learnt. Three things help:
 
 - `weight`: the loss is weighted towards high noise, where layout is settled and plain noise prediction notices nothing;
 - `seed_frame_index`: one head starts out writing the frame's position into the residual stream;
