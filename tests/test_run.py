@@ -177,6 +177,28 @@ def test_workers_on_one_store_make_shared_things_once(launcher, tmp_path):
     assert made(tmp_path, "calibration") == 1 and made(tmp_path, "video") == 6
 
 
+def test_a_worker_that_dies_takes_no_other_cell_along(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "dying.py").write_text("import os, signal\n\ndef Model(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n")
+    good = (Path(__file__).parents[1] / "conf" / "model" / "mini_stdit.yaml").read_text()
+    bad = good.replace("name: mini_stdit", "name: mini_dying").replace("vdqbench.models.mini_stdit.MiniSTDiT", "dying.Model")
+    (tmp_path / "conf" / "model" / "mini_dying.yaml").write_text(bad)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(
+        tmp_path / "out",
+        "--config-dir",
+        str(tmp_path / "conf"),
+        *SMALL,
+        "model=mini_dying,mini_stdit",
+        "method=fp",
+        "hydra/launcher=parallel",
+    )
+    assert process.wait(300) == 1
+    found = {r.cell["model"]: r for r in (Record.load(p) for p in (tmp_path / "out").glob("runs/*/*/record.json"))}
+    assert found["mini_stdit"].state == "done"
+    assert found["mini_dying"].state == "failed" and "ended without a record" in found["mini_dying"].reason
+
+
 def test_two_processes_on_one_store(tmp_path):
     both = [start(tmp_path, *SMALL, f"method={method}") for method in ("cw_tw", "asq")]
     assert [process.wait(300) for process in both] == [0, 0]

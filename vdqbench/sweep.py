@@ -131,15 +131,17 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     launcher = [o for o in overrides if o.startswith("hydra")]
     with _shared_cores(composer, launcher, len(todo)) as at_once:
-        waiting = list(todo.values())
+        waiting = [(run_dir, job) for (run_dir, _), job in todo.items()]
         while waiting:
             part, waiting = waiting[:at_once], waiting[at_once:]
             try:
-                composer.launch(part, task, [*launcher, f"out={cells[0].config['out']}"])
+                composer.launch([job for _, job in part], task, [*launcher, f"out={cells[0].config['out']}"])
             except ConfigError:
                 raise
-            except Exception as error:
-                progress.say(f"the launcher stopped: {type(error).__name__}: {error}")
+            except Exception as error:  # a process that dies takes its neighbours along: they get one of their own
+                progress.say(f"the launcher stopped: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                left = [one for one in [*part, *waiting] if len(part) > 1 and not _recorded(one[0], began)]
+                waiting, at_once = left or waiting, 1
     return [_record(cell, began) if record is None else record for cell, record in zip(cells, done, strict=True)]
 
 
@@ -170,6 +172,14 @@ def _shared_cores(composer: Composer, launcher: Sequence[str], jobs: int) -> Ite
         del os.environ["OMP_NUM_THREADS"]
 
 
+def _recorded(run_dir: Path, began: str) -> bool:
+    """Whether a record has been written since the launch."""
+    try:
+        return (Record.load(run_dir / "record.json").finished or "") >= began
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _record(cell: Cell, began: str) -> Record:
     """The record that a cell's process has written since the launch; one that says it failed if there is none."""
     try:
@@ -181,6 +191,7 @@ def _record(cell: Cell, began: str) -> Record:
         reason = f"its process ended without a record ({type(error).__name__})"
     record = new_record(cell)
     record.state, record.reason = "failed", f"{reason}; see {cell.run_dir}/run.log"
+    record.save(cell.run_dir / "record.json")
     return record
 
 
