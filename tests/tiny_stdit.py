@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from vdqbench.clock import StepClock
+from vdqbench.models.roles import stdit_roles
 from vdqbench.models.stdit import STDiT
 from vdqbench.quant.recipe import Recipe
 
@@ -16,20 +17,11 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 STEPS = 4
 TINY = dict(input_size=(2, 4, 4), hidden_size=16, depth=2, num_heads=2, caption_channels=8, model_max_length=5)
-ROLES = {
-    **{f"{block}.{x}": f"{role}.{x}" for block, role in (("attn", "self_attn"), ("attn_temp", "temporal_attn")) for x in "qkv"},
-    "attn.proj": "self_attn.out",
-    "attn_temp.proj": "temporal_attn.out",
-    "cross_attn.q_linear": "cross_attn.q",
-    "cross_attn.kv_linear": "cross_attn.kv",
-    "cross_attn.proj": "cross_attn.out",
-    "mlp.fc1": "ffn.up",
-    "mlp.fc2": "ffn.down",
-}
 
 
 def roles(model: STDiT) -> dict[str, str]:
-    return {f"blocks.{i}.{name}": role for i in range(len(model.blocks)) for name, role in ROLES.items()}
+    """Of the layers in the blocks; `stdit_roles` has those outside of them, too."""
+    return {name: role for name, role in stdit_roles(model).items() if name.startswith("blocks.")}
 
 
 def stdit(**changes: Any) -> STDiT:
@@ -60,11 +52,11 @@ def sample(model: STDiT, clock: StepClock, prompt: int, steps: int = STEPS) -> l
 
 
 def method_config(name: str, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
-    """The shipped configuration of a method, resolved; `changes` are dotted keys with `/` for dots."""
+    """The shipped configuration of a method, resolved, for all layers; `changes` are dotted keys with `__` for dots."""
     config = OmegaConf.create({"method": OmegaConf.load(CONF / "method" / f"{name}.yaml"), "sampler": {"steps": steps}})
     if name == "tsq":
         config.method.ranges = steps
-    for key, value in changes.items():
+    for key, value in {"sites__only": ["*"], **changes}.items():
         OmegaConf.update(config, f"method.{key.replace('__', '.')}", value)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return plain["method"]

@@ -6,6 +6,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from vdqbench.clock import StepClock
 from vdqbench.errors import ConfigError
+from vdqbench.replay import CallRecorder
 
 VERSION = 1
 Statistics = dict[str, Tensor]
@@ -121,6 +123,7 @@ def calibrate(
     sampler: Mapping[str, Any] | None = None,
     statistics: Callable[[Tensor, bool], Statistics] = channel_statistics,
     reduce: Mapping[str, Callable[[Tensor], Tensor]] = REDUCE,
+    calls: CallRecorder | None = None,
 ) -> Calibration:
     """Observe a model while it samples.
 
@@ -130,21 +133,24 @@ def calibrate(
         sampler: what identifies the sampler; kept for `Calibration.check`.
         statistics: of one input (channels last) and whether its halves are guidance branches; `reduce` merges those of
             several calls in a step, stacked along dimension 0.
+        calls: keeps the calls of the denoiser as well, if given.
 
     Raises:
         RuntimeError: a layer was not called at some step, or the trajectories differ in their number of steps.
     """
     recorder = Recorder(denoiser, layers, clock, statistics, reduce)
-    handles = [denoiser.get_submodule(name).register_forward_pre_hook(recorder.hook(name), with_kwargs=True) for name in layers]
-    try:
-        with torch.no_grad():
-            for trajectory in trajectories:
-                recorder.begin()
-                trajectory()
-                recorder.end()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as undo:
+        for name in layers:
+            hook = denoiser.get_submodule(name).register_forward_pre_hook(recorder.hook(name), with_kwargs=True)
+            undo.callback(hook.remove)
+        undo.enter_context(calls.attached(denoiser) if calls else nullcontext())
+        undo.enter_context(torch.no_grad())
+        for trajectory in trajectories:
+            recorder.begin()
+            if calls:
+                calls.begin()
+            trajectory()
+            recorder.end()
     return recorder.calibration(json.loads(json.dumps(dict(sampler or {}))))
 
 

@@ -28,18 +28,31 @@ class StepClock:
 
     Attributes:
         step: index of the scheduler step in progress, 0 the noisiest.
+        trajectory: number of trajectories begun; what remembers earlier steps starts anew when it changes.
     """
 
     def __init__(self, steps: int = 0, layout: str = "batched") -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         self.layout = layout
+        self.trajectory = 0
         self.reset(steps)
 
     def reset(self, steps: int) -> None:
         """Start a trajectory of `steps` steps."""
         self.steps, self.step, self._call = steps, 0, 0
         self._calls: dict[int, int] = {}
+        self.trajectory += 1
+
+    @contextmanager
+    def at(self, step: int, steps: int, branch: str) -> Iterator[None]:
+        """Be at a moment of a trajectory for a while, to repeat a call of the denoiser that was made there."""
+        before = self.steps, self.step, self._call
+        self.steps, self.step, self._call = steps, step, {"cond": 1, "uncond": 2}.get(branch, 0)
+        try:
+            yield
+        finally:
+            self.steps, self.step, self._call = before
 
     def advance(self) -> None:
         """End the step in progress."""
@@ -98,7 +111,7 @@ class StepClock:
             for name, replacement in (("set_timesteps", counted_set_timesteps), ("step", counted_step)):
                 undo.enter_context(_attribute(scheduler, name, replacement))
             for module in modules:
-                undo.callback(module.register_forward_pre_hook(count_call).remove)
+                undo.callback(module.register_forward_pre_hook(count_call, prepend=True).remove)  # before whoever asks
             yield self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepClock:

@@ -20,7 +20,7 @@ from vdqbench.store import key_of, sha256
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "config.yaml").is_file())
 WEIGHTS = PACKAGE / "models" / "weights"
-GENERATION, CALIBRATION = 1, 1
+GENERATION, CALIBRATION = 1, 2
 """Versions of the algorithms; raise one when its output changes."""
 
 
@@ -216,11 +216,14 @@ class Cell:
         return [(f"calib-{pid}", text, self.config["calibration"]["seed"]) for pid, text in self.calibration_prompts.items]
 
     @cached_property
-    def calibration_key(self) -> str | None:
-        """Key of the statistics this cell needs; the same for every recipe and bit-width of one model and sampler."""
-        if not self.recipe.needs_calibration:
-            return None
+    def statistics_key(self) -> str:
+        """Key of the calibration of this model and sampler on these prompts: the same for every recipe and bit-width."""
         return key_of([CALIBRATION, self.model.semantic, self.sampler.semantic, self.calibration_samples])
+
+    @property
+    def calibration_key(self) -> str | None:
+        """The same, if the recipe needs it."""
+        return self.statistics_key if self.recipe.needs_calibration else None
 
     @cached_property
     def generation(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -17,10 +18,17 @@ from vdqbench.progress import Progress
 from vdqbench.store import Store, key_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vdqbench.calibrate import Calibration
     from vdqbench.models.base import Adapter
+    from vdqbench.quant.bops import Operation
+    from vdqbench.quant.quantize import Quantized
+    from vdqbench.replay import Calls
 
 VIDEO = ".mkv"
+OPERATIONS = 1
+"""Version of the count of operations."""
 
 
 def device_of(cell: Cell) -> str:
@@ -45,15 +53,22 @@ def _adapter(target: str, folder: Path, sampler: tuple[tuple[str, Any], ...], de
 
 def calibration(cell: Cell, store: Store, progress: Progress) -> Calibration | None:
     """Statistics of the full-precision model over the calibration prompts; None if the recipe needs none."""
-    if cell.calibration_key is None:
-        return None
+    return measured(cell, store, progress) if cell.recipe.needs_calibration else None
+
+
+def measured(cell: Cell, store: Store, progress: Progress) -> Calibration:
+    """Statistics of the full-precision model over the calibration prompts, whether or not the recipe needs them.
+
+    The same pass keeps the calls of the denoiser (`calls`), so that it is the only one for all recipes.
+    """
     from vdqbench.calibrate import Calibration, calibrate
     from vdqbench.models.base import Job
+    from vdqbench.replay import CallRecorder
 
-    where = ("calibration", cell.calibration_key, ".safetensors")
-    with store.lock("calibration", cell.calibration_key, lambda: progress.say("calibration: another process is at it; waiting")):
+    where, beside = ("calibration", cell.statistics_key, ".safetensors"), ("calls", cell.statistics_key, ".safetensors")
+    with store.lock("calibration", cell.statistics_key, lambda: progress.say("calibration: another process is at it; waiting")):
         path = store.get(*where)
-        if path is None:
+        if path is None or store.get(*beside) is None:
             adapter = load_adapter(cell)
             with progress.stage(f"calibrate {cell.model.name}", len(cell.calibration_samples)) as advance:
 
@@ -62,36 +77,99 @@ def calibration(cell: Cell, store: Store, progress: Progress) -> Calibration | N
                     advance(1)
 
                 runs = [partial(trajectory, Job(*sample)) for sample in cell.calibration_samples]
-                statistics = calibrate(adapter.denoiser, adapter.layers(), runs, adapter.clock, sampler=cell.sampler.semantic)
+                calls = CallRecorder(adapter.clock)
+                statistics = calibrate(adapter.denoiser, adapter.layers(), runs, adapter.clock, sampler=cell.sampler.semantic, calls=calls)
             path = store.put(*where, statistics.save)
+            store.put(*beside, calls.recorded().save)
     statistics = Calibration.load(path)
     statistics.check(cell.sampler.semantic)
     return statistics
 
 
+def calls(cell: Cell, store: Store) -> Calls:
+    """The calls of the denoiser in calibration, which must have been done."""
+    from vdqbench.replay import Calls
+
+    return Calls.load(store.path("calls", cell.statistics_key, ".safetensors"))
+
+
 @contextmanager
-def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Adapter, dict[str, Any]]]:
-    """The cell's model with its recipe applied, and the report on what that made; undone on exit."""
+def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Adapter, Quantized]]:
+    """The cell's model with its recipe applied; undone on exit."""
     from vdqbench.quant.quantize import quantize
 
     statistics = calibration(cell, store, progress)
     adapter = load_adapter(cell)
-    model = quantize(adapter.denoiser, adapter.layers(), cell.recipe, statistics, adapter.clock, kernel=cell.config["kernel"])
+    model = quantize(
+        adapter.denoiser,
+        adapter.layers(),
+        cell.recipe,
+        statistics,
+        adapter.clock,
+        kernel=cell.config["kernel"],
+        anatomy=adapter.anatomy(),
+        calls=partial(calls, cell, store) if statistics is not None else None,
+        remember=partial(_remember, cell, store, progress),
+    )
+    model.operations = operations(cell, store)
     try:
-        yield adapter, model.report()
+        yield adapter, model
     finally:
         model.restore()
 
 
+def operations(cell: Cell, store: Store) -> list[Operation]:
+    """Multiply-accumulates of one call of the denoiser for one video in one guidance branch. Stored."""
+    from dataclasses import asdict
+
+    from vdqbench.quant.bops import Operation
+    from vdqbench.quant.macs import count
+
+    where = ("operations", key_of(["operations", OPERATIONS, cell.model.semantic]), ".json")
+    path = store.get(*where)
+    if path is None:
+        adapter = load_adapter(cell)
+        counted = [asdict(one) for one in count(adapter.denoiser, **adapter.example())]
+        path = store.put(*where, partial(Path.write_text, data=json.dumps(counted)))
+    return [Operation(**one) for one in json.loads(path.read_text())]
+
+
+def _remember(cell: Cell, store: Store, progress: Progress, key: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a part found on this model and calibration, as an artefact, so that it is searched for once."""
+    from safetensors.torch import load_file, save_file
+
+    where = ("found", key_of([cell.statistics_key, key]), ".safetensors")
+    with store.lock("found", where[1], lambda: progress.say(f"{cell.label}: another process searches; waiting")):
+        path = store.get(*where)
+        if path is None:
+            made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
+            path = store.put(*where, lambda file: save_file(made, file))
+    return load_file(path)
+
+
 def report(cell: Cell, store: Store, progress: Progress) -> dict[str, Any]:
     """What quantization made of the model: sizes and bits. Stored, since it needs the model."""
-    import json
-
     where = ("report", cell.report_key, ".json")
     path = store.get(*where)
     if path is None:
-        with quantized(cell, store, progress) as (_, made):
-            path = store.put(*where, lambda file: file.write_text(json.dumps(made)))
+        with quantized(cell, store, progress) as (_, model):
+            made = model.report()
+        path = store.put(*where, lambda file: file.write_text(json.dumps(made)))
+    return json.loads(path.read_text())
+
+
+def sqnr(cell: Cell, store: Store, progress: Progress) -> dict[str, Any]:
+    """Signal-to-quantization-noise ratio of each quantized layer at each step, and the layers' roles. Stored."""
+    from vdqbench.quant.sqnr import layer_sqnr
+
+    where = ("sqnr", cell.report_key, ".json")
+    path = store.get(*where)
+    if path is None:
+        measured(cell, store, progress)
+        with quantized(cell, store, progress) as (adapter, model):
+            progress.say(f"{cell.label}: comparing layers")
+            made = {"layers": layer_sqnr(model, calls(cell, store)), "roles": adapter.layers()}
+        path = store.put(*where, lambda file: file.write_text(json.dumps(made)))
     return json.loads(path.read_text())
 
 
@@ -107,7 +185,7 @@ def generate(cell: Cell, store: Store, progress: Progress, on_video: Callable[[i
         missing = {i for i, sample in enumerate(samples) if store.get("video", cell.video_key(sample), VIDEO) is None}
         if not missing:
             return 0
-        with quantized(cell, store, progress) as (adapter, _), progress.stage(f"generate {cell.label}", len(samples)) as advance:
+        with quantized(cell, store, progress) as (adapter, model), progress.stage(f"generate {cell.label}", len(samples)) as advance:
             advance(len(samples) - len(missing))
             for first in range(0, len(samples), size):
                 batch = range(first, min(first + size, len(samples)))
@@ -115,6 +193,8 @@ def generate(cell: Cell, store: Store, progress: Progress, on_video: Callable[[i
                     continue
                 for i, frames in zip(batch, adapter.generate([Job(*samples[i]) for i in batch]), strict=True):
                     if i in missing:
+                        if (trace := model.trace()) is not None:
+                            store.put("trace", cell.video_key(samples[i]), ".json", partial(Path.write_text, data=json.dumps(trace)))
                         store.put("video", cell.video_key(samples[i]), VIDEO, partial(_write, frames=frames, fps=adapter.fps))
                         advance(1)
                         on_video(i)
@@ -128,3 +208,18 @@ def _write(path: Path, frames: np.ndarray, fps: int) -> None:
 def load(cell: Cell, store: Store) -> list[np.ndarray]:
     """The cell's videos, uint8 [T, H, W, 3], in the order of its samples."""
     return [video.read(store.path("video", cell.video_key(sample), VIDEO)) for sample in cell.samples]
+
+
+def realised(cell: Cell, store: Store) -> dict[str, Any]:
+    """What schedules that decide on the way came to, to be put over the nominal report; empty if all was known beforehand.
+
+    Returns:
+        weight_bits, activation_bits: averages over videos and computed steps; trace: what was decided for each video.
+    """
+    paths = [store.get("trace", cell.video_key(sample), ".json") for sample in cell.samples]
+    traces = [json.loads(path.read_text()) for path in paths if path is not None]
+    if not traces:
+        return {}
+    means = {key: sum(trace[key] for trace in traces) / len(traces) for key in ("weight_bits", "activation_bits")}
+    bops = {key: sum(trace["bops"][key] for trace in traces) / len(traces) for key in ("linear", "conv", "matmul", "total")}
+    return {**means, "bops": {**traces[0]["bops"], **bops}, "trace": traces}

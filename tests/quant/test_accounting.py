@@ -46,7 +46,7 @@ def test_storage_of_tsq(stdit_xl, ranges, smoothing, activation, weight, w8, w4)
     _, sites = stdit_xl
     for bits, copies in ((8, w8), (4, w4)):
         report = account(sites, 0, recipe("tsq", bits, 8, STEPS, ranges=ranges), Sim("stored"))
-        assert report["values"] == {"smoothing": smoothing, "activation_params": activation, "weight_params": weight}
+        assert report["values"] == {"transforms": smoothing, "activation_params": activation, "weight_params": weight}
         size = report["bytes"]
         assert size["weights"] == 743_178_240 * bits // 8
         weights = size["weights"] + size["copies"] - 4 * (weight - weight // ranges)
@@ -61,7 +61,7 @@ def test_copies_that_are_not_kept_cost_the_master(stdit_xl):
     assert report["copies_kept"] == "requantized" and report["bytes"]["copies"] == 2 * 743_178_240
     assert report["bytes"]["kept_fp"] == 2000
     tsw = account(sites, 0, recipe("tsw", 8, 8, STEPS), Sim())
-    assert tsw["copies"] == 1 and tsw["copies_kept"] is None and tsw["bytes"]["copies"] == 0 and tsw["bytes"]["smoothing"] == 0
+    assert tsw["copies"] == 1 and tsw["copies_kept"] is None and tsw["bytes"]["copies"] == 0 and tsw["bytes"]["transforms"] == 0
 
 
 def test_shared_smoothing(stdit_xl):
@@ -70,7 +70,7 @@ def test_shared_smoothing(stdit_xl):
         site.name: site.name.removesuffix(".k").removesuffix(".v") + (".q" if site.name[-2:] in (".k", ".v") else "") for site in sites
     }
     report = account(sites, 0, recipe("asq", 8, 8, STEPS, transform__smooth__share_qkv=True), Sim(), source)
-    assert report["values"]["smoothing"] == 387_072
+    assert report["values"]["transforms"] == 387_072
 
 
 def test_floating_point(stdit_xl):
@@ -89,7 +89,7 @@ def test_a_small_model_by_hand():
         "weights": 6,
         "weight_params": 4 * 2 * 3,
         "activation_params": 0,
-        "smoothing": 0,
+        "transforms": 0,
         "copies": 0,
         "kept_fp": 2 * (6 + 3 + 2 + 6),
         "total": 6 + 24 + 34,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,22 @@ class Job:
         return f"{self.prompt_id}-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Anatomy:
+    """How a denoiser is built, for what works on more than one layer.
+
+    Attributes:
+        blocks: names of the modules that are run one after the other; the unit of reconstruction.
+        modulated: the modulated input of the first block's first branch from the block and its arguments, whose change tells
+            TeaCache how much a step differs from the last one; None where the model has no such thing.
+        splits: layers whose input is a concatenation, by name: number of channels of its first part.
+    """
+
+    blocks: tuple[str, ...] = ()
+    modulated: Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Tensor] | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
+
+
 class Adapter(ABC):
     """A loaded video model.
 
@@ -47,6 +64,14 @@ class Adapter(ABC):
     @abstractmethod
     def layers(self) -> dict[str, str]:
         """Role (`self_attn.q`, `ffn.up`, ...) of every quantizable layer of the denoiser, by module name."""
+
+    def anatomy(self) -> Anatomy:
+        """How the denoiser is built."""
+        return Anatomy()
+
+    @abstractmethod
+    def example(self) -> dict[str, Any]:
+        """Arguments of one call of the denoiser, for one video in one guidance branch, to count what a call costs."""
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> Iterator[np.ndarray]:

@@ -15,31 +15,11 @@ from torch import nn
 
 from vdqbench import shapes
 from vdqbench.clock import StepClock
-from vdqbench.models.base import Adapter, Job, initial_noise
+from vdqbench.models.base import Adapter, Anatomy, Job, initial_noise
 from vdqbench.models.ddim import RespacedDDIM, guide
+from vdqbench.models.roles import stdit_anatomy, stdit_roles
 from vdqbench.models.stdit import STDiT
 from vdqbench.models.words import WordEncoder
-
-ROLES = {
-    "attn.q": "self_attn.q",
-    "attn.k": "self_attn.k",
-    "attn.v": "self_attn.v",
-    "attn.proj": "self_attn.out",
-    "attn_temp.q": "temporal_attn.q",
-    "attn_temp.k": "temporal_attn.k",
-    "attn_temp.v": "temporal_attn.v",
-    "attn_temp.proj": "temporal_attn.out",
-    "cross_attn.q_linear": "cross_attn.q",
-    "cross_attn.kv_linear": "cross_attn.kv",
-    "cross_attn.proj": "cross_attn.out",
-    "mlp.fc1": "ffn.up",
-    "mlp.fc2": "ffn.down",
-}
-
-
-def stdit_roles(model: STDiT) -> dict[str, str]:
-    """Role of each of the 13 linears of every block, once `split_qkv` has been called."""
-    return {f"blocks.{i}.{name}": role for i in range(len(model.blocks)) for name, role in ROLES.items()}
 
 
 class MiniSTDiT(Adapter):
@@ -74,6 +54,14 @@ class MiniSTDiT(Adapter):
 
     def layers(self) -> dict[str, str]:
         return stdit_roles(self.stdit)
+
+    def anatomy(self) -> Anatomy:
+        return stdit_anatomy(self.stdit)
+
+    def example(self) -> dict[str, Any]:
+        y = self.stdit.y_embedder.y_embedding[None, None]
+        x = torch.zeros(1, self.stdit.in_channels, *self.stdit.input_size, device=self.device)
+        return {"x": x, "timestep": torch.zeros(1, device=self.device), "y": y, "mask": None}
 
     @torch.no_grad()  # not inference_mode, under which layers cannot tell that they were given the same, unchanged tensor
     def generate(self, jobs: Sequence[Job]) -> Iterator[np.ndarray]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from vdqbench.quant.format import FLOAT_BITS
-from vdqbench.quant.parts import KernelPart, Site
+from vdqbench.quant.bops import Operation, total_bops
+from vdqbench.quant.format import FLOAT_BITS, Format, make
+from vdqbench.quant.parts import KernelPart, Site, WeightPart
 from vdqbench.quant.recipe import Recipe
 
 PARAMETER_BYTES = 4
-"""Scales, zero points and smoothing vectors are float32 here."""
+"""Scales and zero points are float32 here."""
 
 
 def account(
@@ -33,24 +35,29 @@ def account(
         over layers, weighted by weight elements, and over steps), copies (of a transformed weight), copies_kept (`stored` or
         `requantized`), values (numbers stored beside the codes) and bytes, by component.
     """
+    layers = list(layers)
     sites = recipe.assign(layers)
-    quantized = [s for s in sites if not recipe.is_fp and any(bits != (None, None) for bits in recipe.schedule.plan(s, recipe.steps))]
-    copies = recipe.transforms[-1].ranges if recipe.transforms and not recipe.is_fp else 1
-    values = {"weight_params": 0, "activation_params": 0, "smoothing": 0}
+    others += sum(site.elements for site in layers) - sum(site.elements for site in sites)
+    quantized = [] if recipe.is_fp else recipe.quantized(sites)
+    copies = recipe.copies
+    values, transform_bytes = {"weight_params": 0, "activation_params": 0, "transforms": 0}, 0
     one_copy, masters, shared = 0, 0, set()
     for site in quantized:
         plan = recipe.schedule.plan(site, recipe.steps)
         for bits in {w for w, _ in plan}:
-            one_copy += ceil(site.elements * (bits or FLOAT_BITS) / 8)
+            stored = FLOAT_BITS if bits is None else make(site.formats[0], bits).stored_bits
+            one_copy += ceil(site.elements * stored / 8)
             if bits is not None and recipe.weight is not None:
-                values["weight_params"] += recipe.weight.values(site.shape)
+                values["weight_params"] += _grid_values(recipe.weight, make(site.formats[0], bits), site.shape)
         masters += site.elements * FLOAT_BITS // 8
         if recipe.activation is not None:
-            values["activation_params"] += recipe.activation.values() * len({a for _, a in plan if a is not None})
+            widths = {a for _, a in plan if a is not None and not make(site.formats[1], a).block}
+            values["activation_params"] += recipe.activation.values() * len(widths)
         for part in recipe.transforms:
             group = (part, (source or {}).get(site.name, site.name), site.name.rpartition(".")[0])
             if not part.shared or group not in shared:
-                values["smoothing"] += part.values(site.shape[1])
+                values["transforms"] += part.values(site.shape)
+                transform_bytes += part.values(site.shape) * part.value_bytes
                 shared.add(group)
     params = values["weight_params"] * PARAMETER_BYTES
     kept = kernel.storage(copies * element_size * sum(site.elements for site in quantized)) if copies > 1 else None
@@ -61,7 +68,7 @@ def account(
         "weights": one_copy,
         "weight_params": params,
         "activation_params": values["activation_params"] * PARAMETER_BYTES,
-        "smoothing": values["smoothing"] * PARAMETER_BYTES,
+        "transforms": transform_bytes,
         "copies": further,
         "kept_fp": (kept_fp + others) * FLOAT_BITS // 8,
     }
@@ -79,3 +86,44 @@ def account(
         "values": values,
         "bytes": {**size, "total": sum(size.values())},
     }
+
+
+def _grid_values(part: WeightPart, fmt: Format, shape: tuple[int, ...]) -> int:
+    """How many numbers of 32 bits are stored beside the codes of a weight; the scales of blocks count as bits of their elements."""
+    if fmt.block:
+        return int(fmt.of_tensor)
+    if fmt.symmetric and getattr(part, "symmetric", True) is False:  # a format without zero points
+        part = replace(part, symmetric=True)  # type: ignore[call-arg]
+    return part.values(shape)
+
+
+def bit_operations(
+    operations: Sequence[Operation],
+    layers: Iterable[Site],
+    recipe: Recipe,
+    chosen: Sequence[int] | None = None,
+    computed: Sequence[bool] | None = None,
+) -> dict[str, Any]:
+    """Bit operations of one forward pass of one video in one guidance branch, averaged over the steps of a trajectory.
+
+    BOPs = MACs (w a + w + a), what stays in floating point at 16 bits; products of activations (attention) do so always. A step
+    that is not computed costs nothing.
+
+    Args:
+        operations: of such a pass, see `vdqbench.quant.macs.count`.
+        chosen, computed: what was decided on the way, see `Recipe.average_bits`.
+
+    Returns:
+        linear, conv, matmul and total, and the formula.
+    """
+    plans = {} if recipe.is_fp else {s.name: recipe.schedule.plan(s, recipe.steps, chosen) for s in recipe.assign(layers)}
+    full, sums, priced = float(FLOAT_BITS), dict.fromkeys(("linear", "conv", "matmul", "total"), 0.0), dict[Any, dict[str, float]]()
+    for step in range(recipe.steps):
+        if computed is not None and not computed[step]:
+            continue
+        bits = {name: (float(plan[step][0] or full), float(plan[step][1] or full)) for name, plan in plans.items()}
+        key = tuple(bits.values())
+        if key not in priced:
+            priced[key] = total_bops(operations, bits, (full, full), (full, full))
+        sums = {name: sums[name] + priced[key][name] for name in sums}
+    return {**{name: value / recipe.steps for name, value in sums.items()}, "formula": "uniq_nolog", "float_bits": FLOAT_BITS}

@@ -1,6 +1,6 @@
 """A quantized layer: the only modules that are swapped, and what each of them does at the present step.
 
-y = Q_W(W T^-1) Q_A(T x) + branch(T x) + b, with T, Q_W and Q_A chosen by the step, the guidance branch and the schedule.
+y = Q_W(W T^-1) Q_A(T x) + branch(T x) + c + b, with T, Q_W and Q_A chosen by the step, the guidance branch and the schedule.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vdqbench.clock import StepClock
 from vdqbench.errors import Unsupported
-from vdqbench.quant.parts import Activation, Schedule, Site, Transform, WeightPart
-from vdqbench.quant.quantizer import Coded, QTensor
+from vdqbench.quant.format import make
+from vdqbench.quant.parts import Activation, ActivationPart, Schedule, Site, Transform
+from vdqbench.quant.quantizer import Coded, QParams, QTensor
 from vdqbench.quant.view import LayerView
 
 
@@ -36,19 +37,22 @@ class LayerPlan:
     Attributes:
         module: the layer; its weight is the master copy.
         views: its transforms, one view for each range of steps.
+        weight: puts a view's weight on a grid of so many bits; None keeps floating point.
         input_key: layers with equal keys quantize equal inputs to equal codes.
         steps: of the trajectory its parameters were found on; 0 if they do not depend on it.
+        output: the quantizer of its output, where that is quantized.
     """
 
     site: Site
     module: nn.Module
     views: Sequence[LayerView]
-    weight: WeightPart | None
+    weight: Callable[[LayerView, int], QTensor] | None
     activation: Activation | None
     input_key: Hashable
     schedule: Schedule
     clock: StepClock
     steps: int
+    output: Activation | None = None
 
     def moment(self) -> Moment:
         """The present one.
@@ -62,6 +66,7 @@ class LayerPlan:
                 f"layer {self.site.name} was calibrated on {self.steps} steps, but the sampler in progress takes {clock.steps}"
             )
         weight_bits, activation_bits = self.schedule.bits(self.site)
+        activation = activation or self.output
         if activation is None or activation_bits is None:
             return Moment(weight_bits, None, clock.index(len(self.views)), 0, "both")
         branch = clock.branch if activation.branches > 1 else "both"
@@ -71,7 +76,14 @@ class LayerPlan:
         """The weight on its grid; None if it stays in floating point."""
         if self.weight is None or moment.weight_bits is None:
             return None
-        return self.weight.quantize(self.views[moment.view], moment.weight_bits)
+        view = self.views[moment.view]
+        if make(self.site.formats[0], moment.weight_bits).block:
+            from vdqbench.quant.blocks import quantize_blocks
+
+            return quantize_blocks(view.weight, make(self.site.formats[0], moment.weight_bits), dim=1)
+        if not view.sections:
+            return self.weight(view, moment.weight_bits)
+        return _joined([self.weight(view.restricted(section), moment.weight_bits) for section in slices(view.sections)])
 
     def prologue(self, moment: Moment) -> Prologue:
         """What is done to the input before it is quantized, and how it is quantized."""
@@ -82,8 +94,20 @@ class LayerPlan:
             return Prologue(tuple(online), branches, None)
         last = online[-1] if online and not branches else None
         multiplier = last.multiplier if isinstance(last, Scale) else None
-        encoder = self.activation.encoder(moment.activation_bits, moment.range, moment.branch, multiplier)
+        if make(self.site.formats[1], moment.activation_bits).block:
+            from vdqbench.quant.blocks import block_encoder
+
+            dim = -1 if len(self.site.shape) == 2 else 1
+            encoder = block_encoder(make(self.site.formats[1], moment.activation_bits), dim, multiplier)
+        else:
+            encoder = self.activation.encoder(moment.activation_bits, moment.range, moment.branch, multiplier)
         return Prologue(tuple(online if multiplier is None else online[:-1]), branches, encoder)
+
+    def output_encoder(self, moment: Moment) -> Callable[[Tensor], Coded] | None:
+        """How the output is quantized; None if it is not."""
+        if self.output is None or moment.activation_bits is None:
+            return None
+        return self.output.encoder(moment.activation_bits, moment.range, moment.branch, None)
 
     def _online(self, transform: Transform) -> Callable[[Tensor], Tensor]:
         diagonal = transform.multiplier()
@@ -115,6 +139,61 @@ class Scale:
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x * self.multiplier).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Sectioned(Activation):
+    """Groups of input channels with quantizers of their own."""
+
+    parts: tuple[Activation, ...]
+    sizes: tuple[int, ...]
+    dim: int
+
+    @classmethod
+    def fit(cls, part: ActivationPart, views: Sequence[LayerView]) -> Activation:
+        """The quantizer of a layer: of all its input, or of each section that its transforms make."""
+        sizes = views[0].sections
+        if not sizes:
+            return part.fit(views)
+        parts = tuple(part.fit([view.restricted(section) for view in views]) for section in slices(sizes))
+        return cls(parts, sizes, -1 if len(views[0].site.shape) == 2 else 1)
+
+    @property
+    def ranges(self) -> int:  # type: ignore[override]
+        return self.parts[0].ranges
+
+    @property
+    def branches(self) -> int:  # type: ignore[override]
+        return self.parts[0].branches
+
+    def encoder(self, bits: int, index: int, branch: str, multiplier: Tensor | None) -> Callable[[Tensor], Coded]:
+        factors = [None] * len(self.sizes) if multiplier is None else list(multiplier.split(self.sizes))
+        encoders = [part.encoder(bits, index, branch, factor) for part, factor in zip(self.parts, factors, strict=True)]
+
+        def encode(x: Tensor) -> Coded:
+            pieces = zip(encoders, x.split(self.sizes, dim=self.dim), strict=True)
+            coded = [encoder(piece) for encoder, piece in pieces]
+            return Coded(torch.cat([one.values * one.delta for one in coded], dim=self.dim), 1.0)
+
+        return encode
+
+
+def slices(sizes: Sequence[int]) -> list[slice]:
+    """Consecutive slices of these sizes."""
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _joined(sections: Sequence[QTensor]) -> QTensor:
+    """Quantized sections of the input channels of a weight as one."""
+
+    def spread(values: Tensor, like: Tensor) -> Tensor:
+        return values.expand_as(like)
+
+    centred = torch.cat([section.centred for section in sections], dim=1)
+    delta = torch.cat([spread(section.params.delta, section.centred) for section in sections], dim=1)
+    zero = torch.cat([spread(section.params.zero, section.centred) for section in sections], dim=1)
+    return QTensor(centred, QParams(delta, zero), sections[0].fmt)
 
 
 class _Swapped:

@@ -1,12 +1,20 @@
-"""From what calibration saw, update by update, to one statistic for each range of steps."""
+"""From what calibration saw, update by update or sample by sample, to one range of values for each range of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vdqbench.quant.format import Format
+
+CANDIDATES = 80
+"""Of the search for the range of smallest error: both ends times 1, 0.99, ..., 0.21, as in Q-Diffusion's code."""
+NORM = 2.4
+"""Exponent of its error."""
 
 
 def by_range(values: Tensor, ranges: int) -> Tensor:
@@ -39,3 +47,30 @@ def _last(lo: Tensor, hi: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
 
 OBSERVERS: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {"minmax": _minmax, "ema": _ema, "last": _last}
 """Static range from the smallest and largest values of each update, [N, U, ...] each, and the momentum: [N, ...] each."""
+
+
+def percentile_range(values: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
+    """The percentile of values and its mirror image at the other end, by nearest rank: 100 is the smallest and the largest.
+
+    Args:
+        percentile: in (50, 100]; 99 leaves out the lowest and the highest hundredth.
+    """
+    flat = values.flatten()
+    rank = min(max(ceil(percentile / 100 * len(flat) - 1e-9), 1), len(flat))
+    return flat.kthvalue(len(flat) - rank + 1).values, flat.kthvalue(rank).values
+
+
+def searched_range(values: Tensor, fmt: Format, candidates: int = CANDIDATES, norm: float = NORM) -> tuple[Tensor, Tensor]:
+    """The range of smallest mean |x - Q(x)|^norm among the values' own times 1, 0.99, 0.98, ...; the widest of equal ones."""
+    import torch
+
+    from vdqbench.quant.quantizer import choose_qparams, fake_quantize
+
+    flat = values.flatten().float()
+    lo, hi = flat.amin(), flat.amax()
+    factors = torch.arange(candidates, device=flat.device).mul(-0.01).add(1)
+    errors = [
+        (fake_quantize(flat, choose_qparams(lo * factor, hi * factor, fmt), fmt) - flat).abs_().pow_(norm).mean() for factor in factors
+    ]
+    best = factors[torch.stack(errors).argmin()]
+    return lo * best, hi * best

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vdqbench.errors import ConfigError, nearest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vdqbench.clock import StepClock
+    from vdqbench.models.base import Anatomy
+    from vdqbench.quant.evidence import Evidence
     from vdqbench.quant.layer import LayerPlan
     from vdqbench.quant.quantizer import Coded, QTensor
     from vdqbench.quant.view import LayerView
@@ -28,13 +31,24 @@ Bits = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Site:
-    """One quantizable layer: its module name, its role (`self_attn.q`), the shape of its weight, and its bits."""
+    """One quantizable layer.
+
+    Attributes:
+        name: of the module.
+        role: what it does (`self_attn.q`).
+        shape: of its weight.
+        weight_bits, activation_bits: None stays in floating point.
+        timed: bits in each of equal parts of the trajectory, where they are not the same all along.
+        formats: number formats of weight and activation, as `vdqbench.quant.format.make` knows them.
+    """
 
     name: str
     role: str
     shape: tuple[int, ...]
     weight_bits: int | None
     activation_bits: int | None
+    timed: tuple[Bits, ...] = ()
+    formats: tuple[str, str] = ("int", "int")
 
     @property
     def elements(self) -> int:
@@ -43,6 +57,15 @@ class Site:
             count *= size
         return count
 
+    def plan(self, steps: int) -> list[Bits]:
+        """Bits at each of the steps of a trajectory, before a schedule changes them."""
+        parts = self.timed or ((self.weight_bits, self.activation_bits),)
+        return [parts[step * len(parts) // steps] for step in range(steps)]
+
+    def matches(self, pattern: str) -> bool:
+        """Whether an fnmatch pattern fits the layer's name or its role."""
+        return fnmatchcase(self.name, pattern) or fnmatchcase(self.role, pattern)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -50,7 +73,8 @@ class Part:
 
     Attributes:
         version: raised when the part's output changes for the same options; it is part of every key.
-        needs: names of the statistics of a layer's input that the part derives its parameters from.
+        needs: what of calibration the part derives its parameters from: names of statistics of a layer's input, or `calls`
+            for inputs and module calls themselves.
         sets_bits: whether the part may quantize layers that the cell's bit-widths leave in floating point.
     """
 
@@ -88,6 +112,11 @@ class Part:
                 f"{self.key('ranges')}={ranges} must divide the {steps} steps of the sampler into equal parts: one of {fitting}"
             )
 
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether a video's output depends on what else is in its batch; one is then generated at a time."""
+        return False
+
     def semantic(self) -> dict[str, Any]:
         """What of the part changes the output."""
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -95,7 +124,7 @@ class Part:
 
 
 class SitePart(Part):
-    """Which layers are quantized, or with how many bits. Its only field is the value of its key."""
+    """Which layers are quantized, or with how many bits. Its only field is `value`, that of its key."""
 
     where = "method.sites"
 
@@ -109,9 +138,9 @@ class SitePart(Part):
 
 
 class Transform:
-    """A transform fitted to one layer and one range of steps: T of y = W x = (W T^-1)(T x).
+    """A transform fitted to one layer and one range of steps: T of y = W x + b = (W T^-1)(T x) + branch(T x) + constant + b.
 
-    A transform overrides `multiplier` if T is diagonal, else `input`; `weight` and `statistics` follow it.
+    A transform overrides `multiplier` if T is diagonal, else `input`; `weight`, `statistics` and `constant` follow it.
     """
 
     def multiplier(self) -> Tensor | None:
@@ -119,7 +148,7 @@ class Transform:
         return None
 
     def input(self, x: Tensor) -> Tensor:
-        """T x, computed at every call."""
+        """T x, computed at every call; channels are the last dimension of a linear's input and dimension 1 of a convolution's."""
         raise NotImplementedError
 
     def weight(self, weight: Tensor) -> Tensor:
@@ -133,6 +162,14 @@ class Transform:
     def branch(self) -> Callable[[Tensor], Tensor] | None:
         """What is added to the output, from T x in floating point."""
         return None
+
+    def constant(self, weight: Tensor) -> Tensor | None:
+        """[Cout], added to the output for a T that shifts; from the weight as it was before this transform."""
+        return None
+
+    def sections(self) -> tuple[int, ...]:
+        """Sizes of the groups of input channels that are quantized apart from each other; empty for one group."""
+        return ()
 
 
 class TransformPart(Part):
@@ -154,15 +191,24 @@ class TransformPart(Part):
         """The transform of one layer; `view` is restricted to the steps of one range."""
         raise NotImplementedError
 
-    def values(self, channels: int) -> int:
-        """How many numbers are stored for a layer with so many input channels."""
+    def values(self, shape: tuple[int, ...]) -> int:
+        """How many numbers are stored for a layer with a weight of this shape."""
         raise NotImplementedError
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of each of them."""
+        return 4
 
 
 class WeightPart(Part):
     """How the grid of a weight is found."""
 
     where = "method.weight"
+
+    def prepare(self, plans: Sequence[LayerPlan], evidence: Evidence | None) -> Callable[[LayerView, int], QTensor]:
+        """What quantizes weights, once all layers are planned; a part that learns over several layers does so here."""
+        return self.quantize
 
     def quantize(self, view: LayerView, bits: int) -> QTensor:
         """`view.weight` (float32, transformed) on its grid."""
@@ -171,6 +217,10 @@ class WeightPart(Part):
     def values(self, shape: tuple[int, ...]) -> int:
         """How many parameters are stored beside the codes of a weight [Cout, Cin, ...]."""
         raise NotImplementedError
+
+    def label_suffix(self) -> str:
+        """What must stand beside the method's name wherever its numbers stand, such as a cut budget; empty for nothing."""
+        return ""
 
 
 class Activation:
@@ -196,17 +246,9 @@ class Activation:
 
 
 class ActivationPart(Part):
-    """How the grid of an input is found.
-
-    Attributes:
-        batch_dependent: whether a video's output depends on what else is in its batch; one is then generated at a time.
-    """
+    """How the grid of an input is found."""
 
     where = "method.activation"
-
-    @property
-    def batch_dependent(self) -> bool:
-        return False
 
     def fit(self, views: Sequence[LayerView]) -> Activation:
         """The quantizer of one layer from its views (one for each range of its transforms)."""
@@ -224,6 +266,10 @@ class Schedule:
         """Bits of a layer in the denoiser call in progress."""
         raise NotImplementedError
 
+    def chosen(self) -> list[int] | None:
+        """Activation bits of the switched layers at each step of the last trajectory; None if they are known beforehand."""
+        return None
+
     def close(self) -> None:
         """Undo what was done to the model."""
 
@@ -236,8 +282,55 @@ class SchedulePart(Part):
     def start(self, denoiser: nn.Module, clock: StepClock) -> Schedule:
         raise NotImplementedError
 
-    def plan(self, site: Site, steps: int) -> list[Bits]:
-        """Nominal bits of a layer at each step, for the account of sizes and average bits."""
+    def plan(self, site: Site, steps: int, chosen: Sequence[int] | None = None) -> list[Bits]:
+        """Bits of a layer at each step, for the account of sizes and average bits.
+
+        Args:
+            chosen: what a schedule that decides on the way has chosen in one trajectory; nominal bits without it.
+        """
+        raise NotImplementedError
+
+
+class Reuse:
+    """A reuse of steps at work on one model."""
+
+    def computed(self) -> list[bool]:
+        """Whether each step of the last trajectory was computed (and not taken over from one before)."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Undo what was done to the model."""
+
+
+class ReusePart(Part):
+    """Which steps are not computed, but taken over from one before."""
+
+    where = "method.reuse.{name}"
+
+    def start(self, denoiser: nn.Module, clock: StepClock, anatomy: Anatomy) -> Reuse:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DrawPart(Part):
+    """At which moments of the calibration trajectories activations are looked at.
+
+    Args:
+        tokens: how many tokens (positions, for a convolution) of a layer's input are kept at each moment.
+        seed: of the choice of tokens, and of moments where they are drawn.
+    """
+
+    tokens: int = 16
+    seed: int = 0
+
+    where = "method.calibration"
+
+    def pairs(self, prompts: int, steps: int) -> list[tuple[int, int]]:
+        """(prompt, step) of each moment, in the order in which it is looked at; one may come more than once.
+
+        Args:
+            prompts, steps: how many were recorded; step 0 is the noisiest.
+        """
         raise NotImplementedError
 
 
@@ -261,6 +354,8 @@ SLOTS: dict[str, type[Part]] = {
     "weights": WeightPart,
     "activations": ActivationPart,
     "schedules": SchedulePart,
+    "reuses": ReusePart,
+    "draws": DrawPart,
     "kernels": KernelPart,
 }
 
@@ -288,13 +383,18 @@ def find(slot: str, name: str, key: str) -> type[Part]:
     return part
 
 
-CONVERT: dict[str, Any] = {"float": float, "tuple[str, ...]": tuple}
+CONVERT: dict[str, Any] = {"float": float, "tuple[str, ...]": tuple, "tuple[float, ...]": tuple, "Mapping[str, Any]": dict}
 TYPES: dict[str, tuple[type, ...]] = {
     "float": (float, int),
     "int": (int,),
     "bool": (bool,),
     "str": (str,),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+    "float | None": (float, int, type(None)),
     "tuple[str, ...]": (list, tuple),
+    "tuple[float, ...]": (list, tuple),
+    "Mapping[str, Any]": (dict,),
 }
 
 
@@ -318,5 +418,5 @@ def build(part: type[Part], options: Mapping[str, Any]) -> Any:
         value = options[name]
         if type(value) not in TYPES[kind]:
             raise ConfigError(f"{part.key(name)}={value!r} must be of type {kind}")
-        values[name] = CONVERT.get(kind, type(value))(value)
+        values[name] = value if value is None else CONVERT.get(kind, type(value))(value)
     return part(**values)

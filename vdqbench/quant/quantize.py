@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vdqbench.calibrate import Calibration
 from vdqbench.clock import StepClock
 from vdqbench.errors import ConfigError, Unsupported
-from vdqbench.quant.accounting import account
-from vdqbench.quant.layer import QUANTIZED, LayerPlan, quantized_class, swap, unswap
-from vdqbench.quant.parts import KernelPart, Schedule, Site, build, find
-from vdqbench.quant.recipe import Recipe
+from vdqbench.models.base import Anatomy
+from vdqbench.quant.accounting import account, bit_operations
+from vdqbench.quant.bops import Operation
+from vdqbench.quant.evidence import Evidence, Remember
+from vdqbench.quant.layer import QUANTIZED, LayerPlan, Sectioned, quantized_class, swap, unswap
+from vdqbench.quant.parts import Activation, ActivationPart, KernelPart, Reuse, Schedule, Site, build, find
+from vdqbench.quant.recipe import TEMPORAL, TEMPORAL_SOURCE, Recipe
 from vdqbench.quant.view import LayerView, views
+from vdqbench.replay import Calls
 
 
 def quantize(
@@ -26,6 +31,9 @@ def quantize(
     clock: StepClock,
     *,
     kernel: Mapping[str, Any] | None = None,
+    anatomy: Anatomy | None = None,
+    calls: Callable[[], Calls] | None = None,
+    remember: Remember | None = None,
 ) -> Quantized:
     """Quantize the layers of a model as a recipe says; its parameters stay as they are.
 
@@ -35,6 +43,9 @@ def quantize(
         calibration: statistics of the unquantized model, for recipes that need them.
         clock: says the step and branch of the call in progress.
         kernel: a `kernel` node; the simulation by default.
+        anatomy: how the model is built, for parts that work on more than one layer.
+        calls: loads the denoiser's calls of calibration, for parts that need more than statistics.
+        remember: keeps what such parts find.
 
     Raises:
         ConfigError: the recipe needs a calibration, or one of another number of steps or with other layers.
@@ -42,26 +53,39 @@ def quantize(
     """
     options = dict(kernel or {"name": "sim"})
     executor: KernelPart = build(find("kernels", options.pop("name"), "kernel.name"), options)
-    sites = sites_of(denoiser, layers)
+    sites, anatomy = sites_of(denoiser, layers), anatomy or Anatomy()
     if recipe.is_fp:
-        return Quantized(denoiser, sites, recipe, executor, calibration, {}, None)
-    _check(recipe, calibration)
-    schedule = recipe.schedule.start(denoiser, clock)
+        return Quantized(denoiser, sites, recipe, executor, calibration, clock, {}, None, ())
+    _check(recipe, calibration, calls)
+    assigned = recipe.assign(sites)
+    evidence = None
+    if calls is not None and "calls" in recipe.needs:
+        evidence = Evidence(denoiser, {site.name: site.role for site in assigned}, calls, recipe.draw, clock, remember, anatomy.blocks)
+    started: list[Any] = [recipe.schedule.start(denoiser, clock)]
     try:
-        assigned = [s for s in recipe.assign(sites) if any(bits != (None, None) for bits in recipe.schedule.plan(s, recipe.steps))]
-        plans = _plans(denoiser, assigned, recipe, calibration, clock, schedule)
+        plans = _plans(denoiser, recipe.quantized(assigned), recipe, calibration, clock, started[0], anatomy, evidence)
         forward = executor.start(plans)
         runs = {plan.module: forward(plan) for plan in plans}
+        started += [part.start(denoiser, clock, anatomy) for part in recipe.reuse]
     except BaseException:
-        schedule.close()
+        for one in started:
+            one.close()
         raise
     for module, run in runs.items():
         swap(module, run)
-    return Quantized(denoiser, sites, recipe, executor, calibration, runs, schedule)
+    by_name = {plan.site.name: runs[plan.module] for plan in plans}
+    return Quantized(denoiser, sites, recipe, executor, calibration, clock, by_name, started[0], started[1:])
 
 
 class Quantized:
-    """A quantized model; as a context manager it is restored on exit."""
+    """A quantized model; as a context manager it is restored on exit.
+
+    Attributes:
+        runs: what each quantized layer computes, by name.
+        operations: of a forward pass, if bit operations are to be in the report.
+    """
+
+    operations: Sequence[Operation] = ()
 
     def __init__(
         self,
@@ -70,29 +94,53 @@ class Quantized:
         recipe: Recipe,
         kernel: KernelPart,
         calibration: Calibration | None,
-        modules: Iterable[nn.Module],
+        clock: StepClock,
+        runs: Mapping[str, Callable[[Tensor], Tensor]],
         schedule: Schedule | None,
+        reuse: Sequence[Reuse],
     ) -> None:
         self.denoiser, self.sites, self.recipe, self.kernel = denoiser, sites, recipe, kernel
-        self.calibration, self.modules, self.schedule = calibration, list(modules), schedule
+        self.calibration, self.clock, self.runs, self.schedule, self.reuse = calibration, clock, dict(runs), schedule, list(reuse)
+
+    def trace(self) -> dict[str, Any] | None:
+        """What was decided during the last trajectory; None where all is known beforehand.
+
+        Returns:
+            chosen: activation bits of the switched layers at each step, or None; computed: whether each step was computed,
+            or None; weight_bits, activation_bits: averages over computed steps and layers; bops, if operations are known.
+        """
+        chosen = self.schedule.chosen() if self.schedule is not None else None
+        computed = [all(step) for step in zip(*(one.computed() for one in self.reuse), strict=True)] or None
+        if chosen is None and computed is None:
+            return None
+        weight, activation = self.recipe.average_bits(self.sites, chosen, computed)
+        made = {"chosen": chosen, "computed": computed, "weight_bits": weight, "activation_bits": activation}
+        return {**made, **self._bops(chosen, computed)}
 
     def report(self) -> dict[str, Any]:
-        """`account` of the model, and `unmatched`: linears and convolutions that have no role and stay in floating point."""
+        """`account` of the model, `bops` if operations are known, `unmatched` (linears and convolutions that have no role and
+        stay in floating point), and `notes` that must stand beside every result.
+        """
         total = sum(parameter.numel() for parameter in self.denoiser.parameters())
         others = total - sum(site.elements for site in self.sites)
         source = self.calibration.source if self.calibration else None
         kinds, known = tuple(QUANTIZED), {site.name for site in self.sites}
         unmatched = [name for name, module in self.denoiser.named_modules() if isinstance(module, kinds) and name not in known]
         element_size = max((parameter.element_size() for parameter in self.denoiser.parameters()), default=2)
-        return {**account(self.sites, others, self.recipe, self.kernel, source, element_size), "unmatched": unmatched}
+        made = account(self.sites, others, self.recipe, self.kernel, source, element_size)
+        return {**made, **self._bops(), "unmatched": unmatched, "notes": self.recipe.notes}
+
+    def _bops(self, chosen: Sequence[int] | None = None, computed: Sequence[bool] | None = None) -> dict[str, Any]:
+        return {"bops": bit_operations(self.operations, self.sites, self.recipe, chosen, computed)} if self.operations else {}
 
     def restore(self) -> None:
         """Give the model its own layers back; a second call does nothing."""
-        for module in self.modules:
-            unswap(module)
-        if self.schedule is not None:
-            self.schedule.close()
-        self.modules, self.schedule = [], None
+        for name in self.runs:
+            unswap(self.denoiser.get_submodule(name))
+        for started in (self.schedule, *self.reuse):
+            if started is not None:
+                started.close()
+        self.runs, self.schedule, self.reuse = {}, None, []
 
     def __enter__(self) -> Quantized:
         return self
@@ -106,44 +154,94 @@ def sites_of(denoiser: nn.Module, layers: Mapping[str, str]) -> list[Site]:
     return [Site(name, role, tuple(denoiser.get_parameter(f"{name}.weight").shape), None, None) for name, role in layers.items()]
 
 
-def _check(recipe: Recipe, calibration: Calibration | None) -> None:
+def _check(recipe: Recipe, calibration: Calibration | None, calls: Callable[[], Calls] | None) -> None:
     if not recipe.needs_calibration:
         return
-    if calibration is None:
+    if calibration is None or ("calls" in recipe.needs and calls is None):
         raise ConfigError(f"method={recipe.name} needs a calibration; calibrate the model first")
     if calibration.steps != recipe.steps:
         raise ConfigError(f"sampler.steps={recipe.steps} differs from the {calibration.steps} steps of the calibration; calibrate again")
 
 
 def _plans(
-    denoiser: nn.Module, sites: list[Site], recipe: Recipe, calibration: Calibration | None, clock: StepClock, schedule: Schedule
+    denoiser: nn.Module,
+    sites: list[Site],
+    recipe: Recipe,
+    calibration: Calibration | None,
+    clock: StepClock,
+    schedule: Schedule,
+    anatomy: Anatomy,
+    evidence: Evidence | None,
 ) -> list[LayerPlan]:
     modules = {site.name: denoiser.get_submodule(site.name) for site in sites}
     for site in sites:
         if modules[site.name].__class__ in QUANTIZED.values():
             raise Unsupported(f"layer {site.name} is quantized already; restore the model first")
         quantized_class(modules[site.name])
-    static = any(part.needs for part in recipe.parts)
+    static = recipe.needs_calibration
     source = calibration.source if calibration is not None and static else {}
     groups: dict[tuple[str, str], list[str]] = {}
     for site in sites:
         groups.setdefault(_group(site, source), []).append(site.name)
     if any(part.shared for part in recipe.transforms) and max(map(len, groups.values()), default=0) < 2:
         raise Unsupported("method.transform shares parameters between layers that read one tensor, but calibration saw no such layers")
+    if recipe.temporal and not any(site.role in TEMPORAL for site in sites):
+        roles = " or ".join(TEMPORAL)
+        raise Unsupported(f"method.activation.temporal is about layers of the role {roles}, and the recipe quantizes none of this model")
 
+    raw: dict[str, LayerView] = {}
+    for site in sites:
+        group = groups[_group(site, source)]
+        raw[site.name] = LayerView(
+            site,
+            modules[site.name].weight,  # type: ignore[arg-type]
+            tuple(modules[name].weight for name in group),  # type: ignore[misc]
+            _drawn(calibration.statistics(site.name), recipe, calibration) if calibration is not None and static else {},
+            group=tuple(group),
+            evidence=evidence,
+            weight_part=recipe.weight,
+            activation_part=recipe.activation,
+            split=anatomy.splits.get(site.name),
+        )
+    if evidence is not None:
+        evidence.views = raw
     plans = []
     for site in sites:
-        module = modules[site.name]
-        recorded = calibration.statistics(site.name) if calibration is not None and static else {}
-        peers = tuple(modules[name].weight for name in groups[_group(site, source)])
-        layer_views = views(LayerView(site, module.weight, peers, recorded), recipe.transforms)  # type: ignore[arg-type]
-        activation = recipe.activation.fit(layer_views) if recipe.activation is not None and recipe.activation in recipe.parts else None
+        module, layer_views = modules[site.name], views(raw[site.name], recipe.transforms)
+        activation, output = _activations(recipe, layer_views)
         input_key: tuple[str, ...] = ("", "") if not static and not recipe.transforms else (source.get(site.name, site.name), "")
         if recipe.transforms:
             input_key = _group(site, source) if all(part.shared for part in recipe.transforms) else (site.name, site.name)
-        steps = recipe.steps if static else 0
-        plans.append(LayerPlan(site, module, layer_views, recipe.weight, activation, input_key, schedule, clock, steps))
-    return plans
+        if recipe.temporal and site.role in TEMPORAL:
+            input_key = (*input_key, "temporal")
+        quantizer, steps = recipe.weight.quantize if recipe.weight is not None else None, recipe.steps if static else 0
+        plans.append(LayerPlan(site, module, layer_views, quantizer, activation, input_key, schedule, clock, steps, output))
+    if recipe.weight is None:
+        return plans
+    prepared = recipe.weight.prepare(plans, evidence)
+    return [replace(plan, weight=prepared) for plan in plans]
+
+
+def _activations(recipe: Recipe, layer_views: list[LayerView]) -> tuple[Activation | None, Activation | None]:
+    """The quantizers of a layer's input and of its output."""
+    if recipe.activation is None or recipe.activation not in recipe.parts:
+        return None, None
+    part: ActivationPart | None = recipe.activation
+    temporal, role, output = recipe.temporal, layer_views[0].site.role, None
+    if temporal and role in TEMPORAL:
+        part = temporal.part if temporal.site == "post" else None
+    if temporal and temporal.part and temporal.site == "pre" and role == TEMPORAL_SOURCE:
+        raw = replace(layer_views[0], transforms=(), recorded={}, window=None, of_output=True)
+        output = temporal.part.fit([raw])
+    return None if part is None else Sectioned.fit(part, layer_views), output
+
+
+def _drawn(recorded: Mapping[str, Any], recipe: Recipe, calibration: Calibration) -> Mapping[str, Any]:
+    """Statistics of the drawn moments alone, as those of one prompt; all of them where every moment is drawn."""
+    if recipe.draw.part_name() == "all":
+        return recorded
+    prompts, steps = zip(*recipe.draw.pairs(calibration.prompts, calibration.steps), strict=True)
+    return {name: value[list(prompts), list(steps)].unsqueeze(0) for name, value in recorded.items()}
 
 
 def _group(site: Site, source: Mapping[str, str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Uniform quantization of tensors: pure functions. Parameters are float32, rounding is half to even, 0 is on every grid."""
+"""Quantization of tensors to a scaled grid: pure functions. Parameters are float32, rounding is half to even, 0 is on every grid."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from vdqbench.quant.format import Format
 
 SMALLEST_DELTA = 1e-12
 """Lower bound of each scale by itself: a dead channel gets a tiny grid and touches no other channel."""
+INTEGERS = Format(8)
+"""Any format of integers: they all round alike."""
 
 
 class QParams(NamedTuple):
@@ -44,19 +46,21 @@ def choose_qparams(lo: Tensor, hi: Tensor, fmt: Format) -> QParams:
     return QParams(delta, (-lo * delta.reciprocal()).round().clamp(0, fmt.qmax))
 
 
-def rounded(x: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
+def rounded(x: Tensor, scale: Tensor | float, out: Tensor | None = None, fmt: Format = INTEGERS) -> Tensor:
     """round(x * scale), half to even, in new memory or in `out`; half precision is computed in float32.
+
+    Rounds to whole numbers, or to the values of a format of floating point.
 
     With q = clamp(round(x / delta) + zero, qmin, qmax), q - zero is this for scale = 1 / delta, clamped to `centred_bounds`:
     neither the zero point nor smoothing factors in `scale` cost a pass over the tensor.
     """
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return torch.mul(x, scale, out=out).round_()
+    return fmt.round_(torch.mul(x, scale, out=out))
 
 
 def centred_codes(x: Tensor, params: QParams, fmt: Format) -> Tensor:
     """Codes minus their zero point: clamp(round(x / delta), qmin - zero, qmax - zero), the division as a product with 1 / delta."""
-    codes = rounded(x, params.delta.reciprocal())
+    codes = rounded(x, params.delta.reciprocal(), fmt=fmt)
     low, high = params.centred_bounds(fmt)
     return torch.minimum(torch.maximum(codes, low, out=codes), high, out=codes)
 
@@ -81,7 +85,7 @@ class QTensor:
     """A tensor on a grid.
 
     Attributes:
-        centred: codes minus zero point, integral floats of the tensor's shape.
+        centred: codes minus zero point, of the tensor's shape: whole numbers, or values of a format of floating point.
     """
 
     centred: Tensor

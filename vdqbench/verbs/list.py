@@ -1,25 +1,33 @@
-"""show the options of a config group: methods, models, bits, prompts, metrics, tables, ..."""
+"""show the options of a config group (methods, models, bits, prompts, metrics, tables, ...), or the parts of recipes"""
 
 from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vdqbench.config import CONF
 from vdqbench.errors import ConfigError, nearest
 from vdqbench.progress import width
+from vdqbench.quant.parts import SLOTS, find, names
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="vdqbench list", description=__doc__)
-    parser.add_argument("group", nargs="?", help="one config group, singular or plural; all when left out")
+    parser.add_argument("group", nargs="?", help="one config group, singular or plural, or `parts`; all groups when left out")
     parser.add_argument("--config-dir", action="append", default=[], help="a folder with configs of your own")
     options = parser.parse_args(arguments)
+    if options.group in ("part", "parts"):
+        _parts(Console(width=width()))
+        return 0
     roots = [*(Path(folder) for folder in options.config_dir), CONF]
     groups = sorted(
         {group.relative_to(root).as_posix() for root in roots for group in root.rglob("*") if group.is_dir() and any(group.glob("*.yaml"))}
@@ -39,6 +47,27 @@ def main(arguments: Sequence[str]) -> int:
                 table.add_row(file.stem, describe(file))
         console.print(table)
     return 0
+
+
+def _parts(console: Console) -> None:
+    """Every part by slot, with what it is and its options; `method=` files are made of them."""
+    for slot in SLOTS:
+        table = Table(title=slot, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name in names(slot):
+            part = find(slot, name, "")
+            summary = str(sys.modules[part.__module__].__doc__).strip().splitlines()[0]
+            options = ", ".join(f"{f.name}={_shown(f)}" for f in fields(part))  # type: ignore[arg-type]
+            table.add_row(name, f"{summary}\n[dim]{options}[/]" if options else summary)
+        console.print(table)
+
+
+def _shown(option: Field[Any]) -> str:
+    """The default of an option, as in YAML."""
+    if option.default is MISSING:
+        return "{}" if option.default_factory is not MISSING else "?"
+    if isinstance(option.default, tuple):
+        return escape(str(list(option.default)))
+    return {"None": "null", "True": "true", "False": "false"}.get(str(option.default), str(option.default))
 
 
 def describe(file: Path) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdqbench.errors import Unsupported
-from vdqbench.quant.format import Format, Granularity, PerTensor, PerToken
+from vdqbench.quant.format import Granularity, PerTensor, PerToken, make
 from vdqbench.quant.parts import Activation, ActivationPart
 
 if TYPE_CHECKING:
@@ -26,25 +26,49 @@ GRANULARITIES: dict[str, Granularity] = {"token": PerToken(), "tensor": PerTenso
 
 @dataclass(frozen=True)
 class Dynamic(ActivationPart):
-    """Args: per: `token` or `tensor` (one range for all that a layer gets, the whole batch); symmetric: grid without zero point."""
+    """Options of dynamic grids.
+
+    Args:
+        per: `token`, `group` (of neighbouring channels of a token) or `tensor` (one range for all that a layer gets, the whole
+            batch).
+        group_size: channels of a group; narrower inputs are one group.
+        symmetric: grid without zero point.
+    """
 
     per: str = "token"
+    group_size: int = 64
     symmetric: bool = False
 
     def __post_init__(self) -> None:
-        self.choice("per", GRANULARITIES)
+        self.choice("per", (*GRANULARITIES, "group"))
+        self.require(self.group_size >= 1, "group_size", "at least 1")
+
+    def semantic(self) -> dict[str, Any]:
+        options = super().semantic()
+        if self.per != "group":
+            del options["group_size"]
+        return options
 
     @property
     def batch_dependent(self) -> bool:
         return self.per == "tensor"
 
-    def fit(self, views: Sequence[LayerView]) -> DynamicRange:
-        if self.per == "token" and len(views[0].site.shape) > 2:
+    def fit(self, views: Sequence[LayerView]) -> DynamicRange | Grouped:
+        if self.per != "tensor" and len(views[0].site.shape) > 2:
             raise Unsupported(
                 f"layer {views[0].site.name} is a convolution, whose input has no tokens: "
                 "use method.activation.per=tensor, or list it in method.sites.keep_fp"
             )
-        return DynamicRange(GRANULARITIES[self.per], self.symmetric)
+        tokens = DynamicRange(GRANULARITIES["tensor" if self.per == "tensor" else "token"], self.symmetric, views[0].site.formats[1])
+        if self.per != "group":
+            return tokens
+        groups, rest = divmod(views[0].channels, min(self.group_size, views[0].channels))
+        if rest:
+            raise Unsupported(
+                f"layer {views[0].site.name} has {views[0].channels} input channels, which groups of {self.group_size} do not divide: "
+                "set method.activation.group_size"
+            )
+        return Grouped(tokens, groups)
 
     def values(self) -> int:
         return 0
@@ -56,20 +80,41 @@ class DynamicRange(Activation):
 
     granularity: Granularity
     symmetric: bool
+    family: str = "int"
 
     def encoder(self, bits: int, index: int, branch: str, multiplier: Tensor | None) -> Callable[[Tensor], Coded]:
         import torch
 
         from vdqbench.quant.quantizer import Coded, choose_qparams, rounded
 
-        fmt = Format(bits, self.symmetric)
+        fmt = make(self.family, bits, self.symmetric)
 
         def encode(x: Tensor) -> Coded:
             own = None if multiplier is None else x * multiplier
             x = x if own is None else own
             params = choose_qparams(*self.granularity.bounds(x), fmt)
-            codes = rounded(x, params.delta.reciprocal(), out=own)
+            codes = rounded(x, params.delta.reciprocal(), out=own, fmt=fmt)
             # No input lies below the range it made itself, so only rounding at its upper end can leave the grid.
             return Coded(torch.minimum(codes, params.centred_bounds(fmt)[1], out=codes), params.delta)
+
+        return encode
+
+
+@dataclass(frozen=True)
+class Grouped(Activation):
+    """Each group of channels of a token as if it were a token."""
+
+    tokens: DynamicRange
+    groups: int
+
+    def encoder(self, bits: int, index: int, branch: str, multiplier: Tensor | None) -> Callable[[Tensor], Coded]:
+        from vdqbench.quant.quantizer import Coded
+
+        encode_tokens = self.tokens.encoder(bits, index, branch, None)
+
+        def encode(x: Tensor) -> Coded:
+            x = x if multiplier is None else x * multiplier
+            coded = encode_tokens(x.unflatten(-1, (self.groups, -1)))
+            return Coded(coded.values.mul_(coded.delta).flatten(-2), 1.0)
 
         return encode

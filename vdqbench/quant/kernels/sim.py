@@ -70,7 +70,7 @@ class Forward:
 
     def __init__(self, plan: LayerPlan, stored: bool, memo: Memo | None) -> None:
         self.plan, self.stored, self.memo = plan, stored, memo
-        self.weights: dict[tuple[int | None, int], Tensor] = {}
+        self.weights: dict[tuple[int | None, int], tuple[Tensor, Tensor | None]] = {}
         self.prologues: dict[Moment, Prologue] = {}
         self.multiply = _linear if len(plan.site.shape) == 2 else _conv
 
@@ -87,16 +87,19 @@ class Forward:
             transformed, values, factor = encode(x)
         else:
             transformed, values, factor = self.memo.get(x, (self.plan.input_key, moment[1:]), encode)
-        y = self.multiply(self.plan.module, values, self.weight(moment), factor)
+        y = self.multiply(self.plan.module, values, *self.parameters(moment), factor)
         for branch in prologue.branches:
             y = y + branch(transformed)
-        return y
+        encoder = self.plan.output_encoder(moment)
+        if encoder is None:
+            return y
+        coded = encoder(y)
+        return (coded.values * coded.delta).to(y.dtype)
 
-    def weight(self, moment: Moment) -> Tensor:
-        """The weight of the moment, dequantized, in the master's precision."""
+    def parameters(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
+        """Weight (dequantized) and bias of the moment, in the master's precision."""
         key = moment.weight_bits, moment.view
-        weight = self.weights.get(key)
-        if weight is None:
+        if key not in self.weights:
             if not self.stored:
                 self.weights.clear()
             master, view = self.plan.views[0].master, self.plan.views[moment.view]
@@ -105,8 +108,12 @@ class Forward:
                 weight = master.detach()
             else:
                 weight = (view.weight if codes is None else codes.dequantize()).to(master.dtype)
-            self.weights[key] = weight
-        return weight
+            bias: Any = self.plan.module.bias
+            constant = view.constant()
+            if constant is not None:
+                bias = constant.to(master.dtype) if bias is None else bias + constant.to(bias.dtype)
+            self.weights[key] = weight, bias
+        return self.weights[key]
 
 
 def _values(x: Tensor, prologue: Prologue) -> tuple[Tensor, float]:
@@ -125,17 +132,17 @@ def _values(x: Tensor, prologue: Prologue) -> tuple[Tensor, float]:
     return coded.values.mul_(coded.delta).to(x.dtype), 1.0
 
 
-def _linear(module: Any, x: Tensor, weight: Tensor, factor: float) -> Tensor:
+def _linear(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float) -> Tensor:
     import torch
     import torch.nn.functional as F
 
     if factor == 1.0:
-        return F.linear(x, weight, module.bias)
+        return F.linear(x, weight, bias)
     rows = x.flatten(0, -2)
-    if module.bias is None:
+    if bias is None:
         return torch.mm(rows, weight.t()).mul_(factor).view(*x.shape[:-1], -1)
-    return torch.addmm(module.bias, rows, weight.t(), alpha=factor).view(*x.shape[:-1], -1)
+    return torch.addmm(bias, rows, weight.t(), alpha=factor).view(*x.shape[:-1], -1)
 
 
-def _conv(module: Any, x: Tensor, weight: Tensor, factor: float) -> Tensor:
-    return module._conv_forward(x if factor == 1.0 else x * factor, weight, module.bias)
+def _conv(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, factor: float) -> Tensor:
+    return module._conv_forward(x if factor == 1.0 else x * factor, weight, bias)

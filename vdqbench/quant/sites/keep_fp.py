@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from vdqbench.errors import ConfigError, nearest
 from vdqbench.quant.parts import Site, SitePart
@@ -18,12 +17,9 @@ class KeepFP(SitePart):
     def apply(self, sites: list[Site]) -> list[Site]:
         """Raises ConfigError for a pattern that matches no layer."""
         for pattern in self.value:
-            if not any(_matches(site, pattern) for site in sites):
+            if not any(site.matches(pattern) for site in sites):
                 raise ConfigError(f"{self.key('value')}={pattern} matches no layer{nearest(pattern, {site.role for site in sites})}")
         return [
-            replace(site, weight_bits=None, activation_bits=None) if any(_matches(site, p) for p in self.value) else site for site in sites
+            replace(site, weight_bits=None, activation_bits=None, timed=()) if any(site.matches(p) for p in self.value) else site
+            for site in sites
         ]
-
-
-def _matches(site: Site, pattern: str) -> bool:
-    return fnmatchcase(site.name, pattern) or fnmatchcase(site.role, pattern)

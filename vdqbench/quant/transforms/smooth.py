@@ -6,7 +6,7 @@ of ASQ/TSQ (arXiv 2502.15077), which with N ranges has a vector s for each N-th 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vdqbench.quant.view import LayerView
 
 STATISTICS = ("ema", "max", "mean")
+NORMED = ("self_attn.[qkv]", "temporal_attn.[qkv]", "cross_attn.q", "ffn.up", "proj_in")
+"""Layers that read what a norm gives: where QVD (arXiv 2407.11585) scales channels."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,34 @@ class Smooth(TransformPart):
 
     def fit(self, view: LayerView) -> Diagonal:
         largest = self._input_size(view).clamp(min=self.floor)
-        channels = view.master.shape[1]
-        if channels != len(largest):
-            raise Unsupported(
-                f"layer {view.site.name} is a grouped convolution, which smoothing does not support; list it in method.sites.keep_fp"
-            )
         weights = view.peer_weights if self.share_qkv else [view.weight]
-        weight = max_of([w.abs().transpose(0, 1).flatten(1).amax(1) for w in weights]).clamp(min=self.floor).cpu()
+        weight = weight_size(weights).clamp(min=self.floor).cpu()
         return Diagonal((largest**self.alpha / weight ** (1 - self.alpha)).to(view.master.device))
 
-    def values(self, channels: int) -> int:
-        return self.ranges * channels
+    def values(self, shape: tuple[int, ...]) -> int:
+        return self.ranges * shape[1]
 
     def _input_size(self, view: LayerView) -> Tensor:
         """A, [Cin]."""
         if self.statistic == "max":
-            lo, hi = view.statistic("min"), view.statistic("max")
-            return max_of([-lo, hi]).flatten(0, -2).amax(0)
+            lo, hi = input_bounds(view)
+            return max_of([-lo, hi])
+        checked(view, view.statistic("mean_max").shape[-1])
         updates = by_range(view.statistic("mean_max"), 1)
         return ema(updates, self.momentum)[0] if self.statistic == "ema" else updates[0].mean(0)
+
+
+class Identity(Transform):
+    """T = 1, at no cost."""
+
+    def input(self, x: Tensor) -> Tensor:
+        return x
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def statistics(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return statistics
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,36 @@ class Diagonal(Transform):
 
     def statistics(self, statistics: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {name: value / self.s.to(value.device) for name, value in statistics.items() if name in Smooth.needs}
+
+
+def concerned(view: LayerView, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits the name or the role of a layer, or of one that reads the same input in its module."""
+    sites = view.required_evidence().views
+    return any(sites[name].site.matches(pattern) for name in view.group for pattern in patterns)
+
+
+def input_bounds(view: LayerView) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each input channel in the view's steps, [Cin] float32 each.
+
+    Raises:
+        Unsupported: the layer is a grouped convolution.
+    """
+    lo, hi = view.statistic("min").flatten(0, -2).amin(0), view.statistic("max").flatten(0, -2).amax(0)
+    checked(view, len(lo))
+    return lo, hi
+
+
+def weight_size(weights: list[Tensor]) -> Tensor:
+    """The largest |w| of each input channel over some weights, [Cin]."""
+    return max_of([weight.abs().transpose(0, 1).flatten(1).amax(1) for weight in weights])
+
+
+def checked(view: LayerView, channels: int) -> None:
+    """Raises Unsupported unless every output of a layer reads all of its input channels."""
+    if view.weight.shape[1] != channels:
+        raise Unsupported(
+            f"layer {view.site.name} is a grouped convolution, which smoothing does not support; list it in method.sites.keep_fp"
+        )
 
 
 def max_of(tensors: list[Tensor]) -> Tensor:

@@ -9,32 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vdqbench.quant.format import Format, Granularity, PerChannel, PerTensor
-from vdqbench.quant.parts import WeightPart
+from vdqbench.quant.grids import GridPart
 
 if TYPE_CHECKING:
-    from vdqbench.quant.quantizer import QTensor
-    from vdqbench.quant.view import LayerView
-
-GRANULARITIES: dict[str, Granularity] = {"channel": PerChannel(0), "tensor": PerTensor()}
+    from vdqbench.quant.format import Format
+    from vdqbench.quant.quantizer import QParams
+    from vdqbench.quant.rows import Rows
 
 
 @dataclass(frozen=True)
-class MinMax(WeightPart):
-    """Args: per: `channel` (output channels) or `tensor`; symmetric: grid without zero point."""
+class MinMax(GridPart):
+    """No options of its own."""
 
-    per: str = "channel"
-    symmetric: bool = False
+    def fit(self, rows: Rows, fmt: Format) -> QParams:
+        from vdqbench.quant.ranges import minmax
 
-    def __post_init__(self) -> None:
-        self.choice("per", GRANULARITIES)
-
-    def quantize(self, view: LayerView, bits: int) -> QTensor:
-        from vdqbench.quant.quantizer import QTensor, centred_codes, choose_qparams
-
-        weight, fmt = view.weight, Format(bits, self.symmetric)
-        params = choose_qparams(*GRANULARITIES[self.per].bounds(weight), fmt)
-        return QTensor(centred_codes(weight, params, fmt), params, fmt)
-
-    def values(self, shape: tuple[int, ...]) -> int:
-        return GRANULARITIES[self.per].groups(shape) * (1 if self.symmetric else 2)
+        return minmax(rows.values, fmt)
