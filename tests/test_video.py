@@ -103,3 +103,59 @@ def test_grid_plays_all_and_holds_the_last_frame():
         grid([[short]], ["a", "b"])
     with pytest.raises(ValueError, match="no video"):
         grid([[None]], ["a"])
+
+
+def test_folders_of_images_are_videos_in_natural_order(tmp_path):
+    from PIL import Image
+
+    frames = noise(12, 7, 5, 3)
+    (tmp_path / "v").mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "v" / f"f{i}.png")
+    (tmp_path / "v" / ".hidden.png").write_bytes(b"?")
+    (tmp_path / "v" / "notes.txt").write_text("?")
+    np.testing.assert_array_equal(video.read(tmp_path / "v"), frames)
+    assert [file.name for file in video.images(tmp_path / "v")][:3] == ["f0.png", "f1.png", "f2.png"]
+
+    Image.fromarray(frames[0, :4]).save(tmp_path / "v" / "f12.png")
+    with pytest.raises(ConfigError, match=r"several sizes \(4x5, 7x5\)"):
+        video.read(tmp_path / "v")
+    Image.fromarray(np.full((7, 5), 40000, np.uint16)).save(tmp_path / "v" / "f12.png")
+    with pytest.raises(ConfigError, match=r"f12\.png has pixels of mode I;16"):
+        video.read(tmp_path / "v")
+    (tmp_path / "v" / "f12.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"f12\.png cannot be read"):
+        video.read(tmp_path / "v")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="has no frame"):
+        video.read(tmp_path / "empty")
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+    from PIL import Image
+
+    for mode, value, expected in (("L", 90, (90, 90, 90)), ("RGBA", (1, 2, 3, 0), (1, 2, 3)), ("1", 1, (255, 255, 255))):
+        folder = tmp_path / mode
+        folder.mkdir()
+        Image.new(mode, (4, 3), value).save(folder / "0.png")
+        assert video.read(folder).shape == (1, 3, 4, 3) and video.read(folder)[0, 1, 2].tolist() == list(expected)
+
+
+def test_a_damaged_file_is_not_taken_for_a_shorter_video(tmp_path):
+    video.write_mp4(tmp_path / "v.mp4", noise(24, 64, 64, 3), fps=8)
+    whole = (tmp_path / "v.mp4").read_bytes()
+    assert len(video.read(tmp_path / "v.mp4")) == 24
+    (tmp_path / "v.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"v\.mp4 (is damaged: \d+ of its 24 frames|cannot be read)"):
+        video.read(tmp_path / "v.mp4")
+
+
+def test_listing_sorts_naturally_and_names_what_is_left(tmp_path):
+    for name in ("v10.mp4", "v9.GIF", "a.mkv", "v9.txt", ".x.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "0.JPG").write_bytes(b"")
+    (tmp_path / "v2").mkdir()
+    found, others = video.listing(tmp_path)
+    assert [path.name for path in found] == ["a.mkv", "v1", "v9.GIF", "v10.mp4"]
+    assert [path.name for path in others] == ["v2", "v9.txt"]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import datetime
-import importlib
-import json
 import logging
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vdqbench import __version__
-from vdqbench.config import WEIGHTS, Cell, digest
+from vdqbench.config import Cell
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.progress import Progress
 from vdqbench.record import Record
-from vdqbench.store import Store, key_of
+from vdqbench.score import Pace, build, metric_keys, needs_references, score
+from vdqbench.store import Store
 
+__all__ = ["Timer", "build", "is_done", "metric_keys", "new_record", "run_cell", "task"]
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +80,7 @@ def new_record(cell: Cell) -> Record:
             "seed": config["seed"],
             "sampler": f"{cell.sampler.name}{cell.sampler.steps}",
             "kernel": None if recipe.is_fp else config["kernel"]["name"],
+            "notes": recipe.notes,
         },
         config={key: value for key, value in config.items() if key not in ("table", "hydra")},
         keys={
@@ -96,27 +95,6 @@ def new_record(cell: Cell) -> Record:
         version=__version__,
         git=revision(),
     )
-
-
-def metric_keys(cell: Cell) -> dict[str, str]:
-    """Key of each chosen metric's scores on this cell."""
-    reference = cell.reference().key
-    keys = {}
-    for name, options in sorted((cell.config.get("metric") or {}).items()):
-        semantic = {key: value for key, value in options.items() if key not in ("batch_size", "device")}
-        keys[name] = key_of([semantic, _backbone_digests(semantic), cell.key, reference])
-    return keys
-
-
-def _backbone_digests(options: Mapping[str, Any]) -> list[str]:
-    """Hashes of the weights that a metric looks through, where they are files here: other weights, other scores."""
-    backbone = options.get("backbone", {"model": "mini_clip"})
-    if options.get("mode") == "system":
-        return []
-    if backbone["model"] == "mini_clip":
-        return [digest(file) for file in sorted((WEIGHTS / "mini_clip").iterdir()) if file.is_file()]
-    path = Path(str(backbone.get("weights"))).expanduser()
-    return [digest(path)] if path.is_file() else []
 
 
 def is_done(cell: Cell) -> Record | None:
@@ -138,113 +116,29 @@ def _run(cell: Cell, store: Store, progress: Progress, record: Record) -> None:
     from vdqbench import generate
 
     clock = Timer(record.timings)
+    calibrated = cell.calibration_key is None or store.has("calibration", cell.calibration_key, ".safetensors")
     with clock("calibrate"):
         generate.calibration(cell, store, progress)
+    if calibrated:
+        record.timings.pop("calibrate")
     reference = cell.reference()
-    if any(_mode(options) == "paired" for options in (cell.config.get("metric") or {}).values()):
+    if any(needs_references(options) for options in (cell.config.get("metric") or {}).values()):
         generate.generate(reference, store, progress)
+    pace = Pace(1 if cell.recipe.batch_dependent else cell.config["batch_size"], cell.sampler.steps)
+    _reset_peak_memory()
     with clock("generate"):
-        made = generate.generate(cell, store, progress)
+        made = generate.generate(cell, store, progress, pace)
+    record.peak_memory_bytes = _peak_memory()
     if made != len(cell.samples):
         record.timings.pop("generate")
-    record.quantization = generate.report(cell, store, progress)
+    elif pace.seconds is not None:
+        record.timings["step"] = pace.seconds
+    record.quantization = {**generate.report(cell, store, progress), **generate.realised(cell, store)}
+    if "sqnr" in (cell.config.get("metric") or {}):
+        record.quantization["sqnr"] = generate.sqnr(cell, store, progress)
     with clock("score"):
-        _score(cell, reference, store, progress, record)
+        score(cell, reference, store, progress, record)
     record.videos = _copies_for_eyes(cell, store)
-    record.peak_memory_bytes = _peak_memory()
-
-
-def _score(cell: Cell, reference: Cell, store: Store, progress: Progress, record: Record) -> None:
-    """Take each metric's scores from the store, or compute and store them; videos are decoded once for all metrics."""
-    keys = metric_keys(cell)
-    _keep_other_scores(cell, record, keys)
-    missing = []
-    for name, key in keys.items():
-        path = store.get("scores", key, ".json")
-        if path is None:
-            missing.append(name)
-        else:
-            record.scores.update(json.loads(path.read_text()))
-    if not missing:
-        return
-    import torch
-
-    from vdqbench import generate
-    from vdqbench.metrics.base import VideoBatch
-
-    metrics = {name: build(cell.config["metric"][name], cell) for name in missing}
-    videos = generate.load(cell, store)
-    paired = any(metric.mode == "paired" for metric in metrics.values())
-    references = generate.load(reference, store) if paired else None
-    streaming = {name: metric for name, metric in metrics.items() if metric.mode != "system"}
-    with progress.stage(f"score {cell.label}", len(videos)) as advance:
-        for first in range(0, len(videos), 16):
-            part = slice(first, first + 16)
-            batch = VideoBatch(
-                torch.from_numpy(_stack(videos[part])),
-                [text for _, text, _ in cell.samples[part]],
-                None if references is None else torch.from_numpy(_stack(references[part])),
-            )
-            for metric in streaming.values():
-                metric.update(batch)
-            advance(len(batch.prompts))
-    for name, metric in metrics.items():
-        scores = metric.from_report(record.quantization) if metric.mode == "system" else metric.compute()
-        made = {
-            info.name: {
-                "mean": scores[info.name].mean,
-                "values": scores[info.name].values,
-                "n": scores[info.name].n,
-                "label": info.label,
-                "higher_is_better": info.higher_is_better,
-                "metric": name,
-                "protocol": metric.protocol(),
-            }
-            for info in metric.scores
-            if info.name in scores
-        }
-        text = json.dumps(made)
-        store.put("scores", keys[name], ".json", partial(Path.write_text, data=text))
-        record.scores.update(made)
-
-
-def _keep_other_scores(cell: Cell, record: Record, keys: Mapping[str, str]) -> None:
-    """Take over what an earlier run of the same cell has scored with metrics that are not chosen now."""
-    try:
-        before = Record.load(cell.run_dir / "record.json")
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if before.key == cell.key:
-        record.scores.update({name: score for name, score in before.scores.items() if score.get("metric") not in keys})
-        record.keys["metrics"] = {**{n: k for n, k in before.keys.get("metrics", {}).items() if n not in keys}, **keys}
-
-
-def _stack(videos: list[Any]) -> Any:
-    import numpy as np
-
-    return np.stack(videos)
-
-
-def build(options: Mapping[str, Any], cell: Cell) -> Any:
-    """Instantiate the metric of a metric node.
-
-    Raises:
-        ConfigError: the metric is only meant for the minis, and the model is not one.
-    """
-    options = dict(options)
-    module, name = options.pop("_target_").rsplit(".", 1)
-    for listing in ("version", "mode"):
-        options.pop(listing, None)
-    kind = getattr(importlib.import_module(module), name)
-    if getattr(kind, "domain", None) == "minis" and not cell.model.name.startswith("mini_"):
-        raise ConfigError(
-            f"metric={name.lower()} is only defined on the minis, whose prompts it can read; leave it out for model={cell.model.name}"
-        )
-    return kind(**options)
-
-
-def _mode(options: Mapping[str, Any]) -> str:
-    return options.get("mode", "single")
 
 
 def _copies_for_eyes(cell: Cell, store: Store) -> list[dict[str, Any]]:
@@ -272,11 +166,23 @@ def _publish(cell: Cell, record: Record, progress: Progress) -> None:
         progress.say(f"{cell.label}: not published: {reason}")
 
 
+def _reset_peak_memory() -> None:
+    """Let the peak start from what is in use now; where the system cannot, it stays that of the whole process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory() -> int:
     """Peak memory of this process in bytes; of the GPU where one was used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,9 +1,13 @@
-"""Video files through PyAV: lossless ones for metrics, small ones that play in a browser, and reading either."""
+"""Videos in and out: lossless files for metrics, small ones that play in a browser, reading those and what users bring.
+
+A video is a file that ffmpeg decodes (through PyAV) or a folder of images, one per frame, in natural order of their names.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import uuid
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +16,11 @@ from typing import Any
 import numpy as np
 
 from vdqbench.errors import ConfigError
+
+SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".gif", ".webm", ".mkv", ".avi"})
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+"""Image modes of PIL that become RGB without rescaling."""
 
 
 def write_lossless(path: str | Path, frames: np.ndarray, fps: float) -> None:
@@ -43,21 +52,89 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: float, min_side: int = 
 
 
 def read(path: str | Path) -> np.ndarray:
-    """All frames of a video file, uint8 RGB [T, H, W, 3].
+    """All frames of a video file or of a folder of images, uint8 RGB [T, H, W, 3]; transparency is dropped.
 
     Raises:
-        ConfigError: the file is missing, is not a video, or has no frame.
+        ConfigError: it is missing, cannot be decoded to its end, has no frame, or has frames of several sizes.
     """
+    if Path(path).is_dir():
+        return _read_images(Path(path))
     import av
 
     try:
         with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            stream = container.streams.video[0]
+            expected, decoded = stream.frames, list(container.decode(stream))
+            corrupt = sum(frame.is_corrupt for frame in decoded)
+            frames = [frame.to_ndarray(format="rgb24") for frame in decoded]
     except (av.FFmpegError, OSError, IndexError) as error:
         raise ConfigError(f"video {path} cannot be read ({error}); expected an existing file that ffmpeg can decode") from error
     if not frames:
         raise ConfigError(f"video {path} has no frame; expected at least one")
+    if corrupt or len(frames) < expected:
+        good, whole = len(frames) - corrupt, max(len(frames), expected)
+        raise ConfigError(f"video {path} is damaged: {good} of its {whole} frames can be decoded; give a whole file")
+    return _same_size(frames, path)
+
+
+def _read_images(folder: Path) -> np.ndarray:
+    frames = [read_image(file) for file in images(folder)]
+    if not frames:
+        raise ConfigError(f"video {folder} has no frame; expected a folder with images ({', '.join(sorted(IMAGES))})")
+    return _same_size(frames, folder)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image, uint8 RGB [H, W, 3]; transparency is dropped.
+
+    Raises:
+        ConfigError: it cannot be read, or has more than 8 bits per channel.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT:
+                raise ConfigError(f"frame {path} has pixels of mode {image.mode}; convert it to 8 bits per channel")
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ConfigError(f"frame {path} cannot be read ({error}); expected an image such as png or jpg") from error
+
+
+def _same_size(frames: list[np.ndarray], path: str | Path) -> np.ndarray:
+    sizes = sorted({frame.shape[:2] for frame in frames})
+    if len(sizes) > 1:
+        named = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise ConfigError(f"video {path} has frames of several sizes ({named}); all frames of a video must have one size")
     return np.stack(frames)
+
+
+def images(folder: Path) -> list[Path]:
+    """The images in a folder, in natural order: frame2 before frame10."""
+    return sorted((file for file in folder.iterdir() if _is_visible(file) and file.suffix.lower() in IMAGES), key=natural)
+
+
+def listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The videos in a folder, in natural order, and everything else in it that is not hidden.
+
+    Videos are files with one of the suffixes `SUFFIXES` and folders with images in them.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    for path in sorted((path for path in folder.iterdir() if _is_visible(path)), key=natural):
+        is_video = bool(images(path)) if path.is_dir() else path.suffix.lower() in SUFFIXES
+        (found if is_video else others).append(path)
+    return found, others
+
+
+def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorting key that orders numbers in names by value; ties by the name itself."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part], path.name
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith(".")
 
 
 def enlarge(frames: np.ndarray, min_side: int) -> np.ndarray:

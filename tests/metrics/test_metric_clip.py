@@ -17,7 +17,7 @@ from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.metrics import backbone as backbones
 from vdqbench.metrics.backbone import CLIP, CV2, Preprocessing, open_backbone
 from vdqbench.metrics.base import VideoBatch
-from vdqbench.metrics.clip import Clip, clip_temp, clipsim
+from vdqbench.metrics.clip import Clip, QVDClip, clip_domain, clip_temp, clipsim
 
 PROMPTS = ["a red circle", "two dogs on the beach, " * 40]
 
@@ -230,3 +230,64 @@ def test_wrong_protocols():
         Clip({"model": "mini_clip"}, protocol="evalcraft")
     with pytest.raises(ConfigError, match="mini_clip was not trained on"):
         Clip({"model": "mini_clip"}, protocol="evalcrafter")
+
+
+def test_qvd_scores_are_a_hundred_times_the_cosines(tiny_clip):
+    spec = {"model": f"local-dir:{tiny_clip}"}
+    a, b = videos(2, 4, 48, 56), videos(2, 4, 48, 56).flip(1)
+    images = videos(2, 1, 70, 50)[:, 0]
+    batch = VideoBatch(a, PROMPTS, b, images=images)
+    backbone = open_backbone(spec)
+    with torch.no_grad():
+        embed = lambda frames: F.normalize(backbone.embed_frames(frames), dim=-1)  # noqa: E731
+        text = backbone.embed_text(PROMPTS)
+        expected = {"clip_text": [], "clip_domain": [], "clip_smooth": [], "image": []}
+        for i in range(2):
+            f, r = embed(a[i]), embed(b[i])
+            expected["clip_text"].append(100 * np.mean([float(x @ text[i]) for x in f]))
+            expected["clip_domain"].append(100 * np.mean([float(x @ y) for x, y in zip(f, r, strict=True)]))
+            expected["clip_smooth"].append(100 * np.mean([float(x @ y) for x, y in pairwise(f)]))
+            expected["image"].append(100 * np.mean([float(x @ embed(images[i : i + 1])[0]) for x in f]))
+    metric, by_image = QVDClip(spec), QVDClip(spec, reference="image")
+    for one in (metric, by_image):
+        one.update(batch)
+    found = metric.compute()
+    for name in ("clip_text", "clip_domain", "clip_smooth"):
+        np.testing.assert_allclose(found[name].values, expected[name], atol=1e-3)
+    np.testing.assert_allclose(by_image.compute()["clip_domain"].values, expected["image"], atol=1e-3)
+    assert "reference video" in metric.protocol()["domain"] and "conditioning image" in by_image.protocol()["domain"]
+    plain = Clip(spec)
+    plain.update(batch)
+    assert found["clip_text"].mean == pytest.approx(100 * plain.compute()["clipsim"].mean, rel=1e-6)
+    assert found["clip_smooth"].mean == pytest.approx(100 * plain.compute()["clip_temp"].mean, rel=1e-6)
+
+
+def test_qvd_domain_needs_what_it_compares_with(tiny_clip):
+    spec, a = {"model": f"local-dir:{tiny_clip}"}, videos(1, 2, 48, 48)
+    with pytest.raises(ConfigError, match="reference videos and got none"):
+        QVDClip(spec).update(VideoBatch(a, ["x"]))
+    with pytest.raises(ConfigError, match="images that videos were conditioned on"):
+        QVDClip(spec, reference="image").update(VideoBatch(a, ["x"], a))
+    with pytest.raises(ConfigError, match="reference=frame"):
+        QVDClip(spec, reference="frame")
+    alone = QVDClip(spec, scores=["clip_text", "clip_smooth"])
+    alone.update(VideoBatch(a, ["x"]))
+    assert set(alone.compute()) == {"clip_text", "clip_smooth"} and "domain" not in alone.protocol()
+    torch.testing.assert_close(clip_domain(torch.ones(1, 3, 4), torch.ones(1, 1, 4)), torch.ones(1))
+    with pytest.raises(Unsupported, match="one frame"):
+        QVDClip(spec, scores=["clip_smooth"]).update(VideoBatch(a[:, :1], ["x"]))
+
+
+def test_one_pass_serves_the_whole_family(tiny_clip, monkeypatch):
+    spec, a = {"model": f"local-dir:{tiny_clip}"}, videos(2, 3, 48, 48)
+    seen, prepare = [], backbones.Backbone.prepare
+
+    def counted(self, frames, preprocessing):
+        seen.append(len(frames))
+        return prepare(self, frames, preprocessing)
+
+    monkeypatch.setattr(backbones.Backbone, "prepare", counted)
+    batch = VideoBatch(a, PROMPTS, a)
+    for metric in (Clip(spec), QVDClip(spec, scores=["clip_text", "clip_smooth"])):
+        metric.update(batch)
+    assert seen == [6]

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.metrics.base import VideoBatch
-from vdqbench.metrics.fidelity import Fidelity, clip_cosine, psnr, ssim
+from vdqbench.metrics.fidelity import Fidelity, clip_cosine, psnr, ssim, temporal_error
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -108,3 +108,32 @@ def test_backbone_is_only_opened_for_the_cosine():
     assert "sha256" not in metric.protocol()
     with pytest.raises(ConfigError, match="backbone"):
         Fidelity()
+
+
+def test_temporal_error_sees_motion_alone():
+    a = noise(2, 5, 6, 7, 3) // 2
+    assert temporal_error(a, a).tolist() == [0, 0]
+    torch.testing.assert_close(temporal_error(a, a + 40), torch.zeros(2, dtype=torch.float64))
+    flicker = a + torch.tensor([0, 51, 0, 51, 0], dtype=torch.uint8).view(1, 5, 1, 1, 1)
+    torch.testing.assert_close(temporal_error(flicker, a), torch.full((2,), 0.2, dtype=torch.float64))
+    dark, light = torch.zeros(1, 2, 4, 4, 3, dtype=torch.uint8), torch.zeros(1, 2, 4, 4, 3, dtype=torch.uint8)
+    dark[:, 1], light[:, 0] = 255, 255
+    assert temporal_error(dark, light).item() == 2.0
+
+
+def test_temporal_error_equals_numpy_and_follows_the_order_of_frames():
+    a, b = noise(3, 4, 9, 8, 3), noise(3, 4, 9, 8, 3, seed=1)
+    x, y = (v.numpy().astype(np.float64) / 255 for v in (a, b))
+    expected = np.abs(np.diff(x, axis=1) - np.diff(y, axis=1)).mean(axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(temporal_error(a, b), expected, rtol=1e-12)
+    np.testing.assert_allclose(temporal_error(b, a), expected, rtol=1e-12)
+    assert (temporal_error(a[:, [2, 0, 3, 1]], b) - temporal_error(a, b)).abs().min() > 1e-3
+    with pytest.raises(Unsupported, match="one frame"):
+        temporal_error(a[:, :1], b[:, :1])
+
+
+def test_all_scores_but_lpips_need_no_file():
+    assert [info.name for info in Fidelity(scores=["psnr", "temporal_error"]).scores] == ["psnr", "temporal_error"]
+    assert Fidelity.default == tuple(info.name for info in Fidelity.available if info.name != "lpips")
+    with pytest.raises(ConfigError, match=r"lpips\.features is not set, and random weights would give meaningless scores"):
+        Fidelity(scores=["lpips"])

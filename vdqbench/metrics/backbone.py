@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from vdqbench.errors import ConfigError, nearest
-from vdqbench.metrics.base import VideoBatch
+from vdqbench.metrics.base import Side, VideoBatch
 from vdqbench.metrics.heads import Heads
 
 MINI = Path(__file__).resolve().parents[1] / "models" / "weights" / "mini_clip"
 KEYS = ("model", "weights")
+FEATURES = 1
+"""Version of the way from frames to features, part of the name under which features are stored."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,19 @@ class Backbone:
             return F.interpolate(x.float(), self.size, mode="bilinear", align_corners=False).add(0.5).floor()
         return F.interpolate(x.float(), self.size, mode="bilinear", align_corners=False, antialias=preprocessing.antialias)
 
-    def features(self, batch: VideoBatch, of: str = "videos", preprocessing: Preprocessing = CLIP, batch_size: int = 64) -> Tensor:
-        """Frame features [N, T, D] of the batch's `videos` or `references`, embedded once per batch for all metrics."""
-        key = ("frames", self.name, self.sha256, of, preprocessing)
-        frames = getattr(batch, of)
-        return batch.memo(key, lambda: self.embed_frames(frames.flatten(0, 1), preprocessing, batch_size).unflatten(0, frames.shape[:2]))
+    def features(self, batch: VideoBatch, of: Side = "videos", preprocessing: Preprocessing = CLIP, batch_size: int = 64) -> Tensor:
+        """Frame features [N, T, D] of the batch's `videos` or `references`, embedded once for all metrics."""
+        config = {name: self.model.visual.preprocess_cfg[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+        parts = {"version": FEATURES, **self.protocol(), "size": self.size, "config": config, "preprocessing": asdict(preprocessing)}
+
+        def embed(frames: Tensor) -> Tensor:
+            return self.embed_frames(frames.flatten(0, 1), preprocessing, batch_size).unflatten(0, frames.shape[:2])
+
+        return batch.features(of, json.dumps(parts, sort_keys=True), embed)
 
     def captions(self, batch: VideoBatch) -> Tensor:
-        """Unit embeddings [N, D] of the batch's prompts, embedded once per batch."""
-        return batch.memo(("captions", self.name, self.sha256), lambda: self.embed_text(batch.prompts))
+        """Unit embeddings [N, D] of the batch's prompts, embedded once for all metrics."""
+        return batch.texts(json.dumps({"version": FEATURES, "texts": "unit", **self.protocol()}, sort_keys=True), self.embed_text)
 
 
 def normalised(x: Tensor, config: Mapping[str, Any], size: tuple[int, int]) -> Tensor:
