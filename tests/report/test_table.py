@@ -244,7 +244,7 @@ def test_nothing_measured_is_said():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colums": []}, r"table t: colums is not a key here \(did you mean columns\?\)"),
+        ({"colums": []}, r"table t: colums is not a key here \(did you mean columns or claims\?\)"),
         ({"title": None}, "table t: title is missing"),
         ({"columns": []}, "columns must be a list"),
         ({"columns": [{"label": "x"}]}, "score is missing"),
@@ -266,3 +266,24 @@ def test_a_wrong_table_is_refused_in_one_sentence(change, words):
     good = {"name": "t", "title": "T", "columns": [{"score": "clipsim"}], "rows": [FP, ASQ]}
     with pytest.raises(ConfigError, match=words):
         Table.from_config({**good, **change})
+
+
+def test_a_product_is_a_row_for_each_pair():
+    config = {
+        "name": "t",
+        "title": "t",
+        "columns": [{"score": "clipsim"}],
+        "rows": [
+            {"label": "FP", "overrides": ["method=fp"]},
+            {"product": {"bits": ["w8a8", "w4a8"], "method": ["asq", "tsq"]}, "without": ["tsq"]},
+        ],
+    }
+    table = Table.from_config(config)
+    assert [row.title for row in table.rows] == ["FP", "w8a8 asq", "w4a8 asq"]
+    assert table.cells()[2] == ["bits=w4a8", "method=asq"]
+    config["rows"][1] = {"product": {"bits": ["w8a8"], "method": "*"}, "without": ["fp"]}
+    labels = {row.label for row in Table.from_config(config).rows[1:]}
+    assert {"asq", "tsq", "dvd_quant"} <= labels and "fp" not in labels
+    for wrong in ({"product": {"bits": ["w8a8"]}}, {"product": {"bits": ["w8a8"], "method": "*"}, "without": ["nothing"]}):
+        with pytest.raises(ConfigError, match=r"product must name two|without=nothing is not an option of method"):
+            Table.from_config({**config, "rows": [wrong]})

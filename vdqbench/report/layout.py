@@ -11,7 +11,7 @@ STATE_TEXT = {"missing": "not run", "unavailable": "n/a", "absent": "n/a", "refe
 
 @dataclass(frozen=True)
 class Text:
-    """A cell in parts, for a renderer to mark up: `value`, `beside` (difference ± error), numbers of footnotes, rank."""
+    """A cell in parts, for a renderer to mark up: `value`, `beside` (difference ± error, or interval), numbers of footnotes, rank."""
 
     value: str
     beside: str = ""
@@ -65,6 +65,8 @@ def _ours(cell: Cell, digits: int) -> Text:
         beside += "*" if cell.difference.significant else ""
         if cell.difference.se is not None:
             beside += f" ±{number(cell.difference.se, digits)}"
+    elif cell.interval is not None:
+        beside = "[" + ", ".join(number(bound, digits) for bound in cell.interval) + "]"
     return Text(number(cell.mean, digits), beside, cell.notes, cell.rank)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdqbench.errors import ConfigError, nearest
 from vdqbench.record import STATES, Record
+from vdqbench.report.table import named
 from vdqbench.store import write_atomic
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def overview_rows(records: Sequence[Record], sort: str | None = None) -> list[di
     rows: list[dict[str, Any]] = [
         {
             **{name: record.cell.get(name) for name in ("model", "method", "bits", "prompts")},
+            "method": named(str(record.cell.get("method")), record),
             "state": record.state,
             "n": len(record.videos) or None,
             **{name: record.scores[name]["mean"] if name in record.scores else None for name in scores},

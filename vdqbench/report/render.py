@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdqbench.report import layout
+from vdqbench.report import below, layout
 from vdqbench.report.table import Rendered
 from vdqbench.store import write_atomic
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CSV_FIELDS = (
     *("table", "preset", "group", "row", "kind", "state", "reason", "key", "model", "method", "bits", "prompts", "kernel"),
     *("score", "label", "higher_is_better", "cell_state", "mean", "se", "n"),
-    *("difference", "difference_se", "difference_n", "significant", "paper", "paper_difference", "rank"),
+    *("difference", "difference_se", "difference_n", "significant", "paper", "paper_difference", "rank", "low", "high"),
 )
 
 
@@ -52,7 +52,8 @@ def to_rich(rendered: Rendered, width: int = 110) -> Group:
     table = _rich_table(rendered, " ")
     if Console(width=10_000).measure(table).maximum > width:
         table = _rich_table(rendered, "\n")
-    return Group(Text(rendered.title, style="bold"), Text(), table, Text(), Text("\n".join(_notes(rendered)), style="dim"))
+    parts = [Text(rendered.title, style="bold"), Text(), table, Text(), Text("\n".join(_notes(rendered)), style="dim")]
+    return Group(*parts, *(below.to_rich(rendered.agreement) if rendered.agreement else ()))
 
 
 def _rich_table(rendered: Rendered, gap: str) -> Table:
@@ -101,7 +102,8 @@ def to_markdown(rendered: Rendered) -> str:
         rows.append(label + [_md_cell(text) for text in layout.cells(rendered, line)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {_md(note)}" for note in _notes(rendered))
-    return f"### {_md(rendered.title)}\n\n{table}\n\n{notes}\n"
+    agreement = below.to_markdown(rendered.agreement, _md) if rendered.agreement else ""
+    return f"### {_md(rendered.title)}\n\n{table}\n\n{notes}\n{agreement}"
 
 
 def _md_cell(text: layout.Text) -> str:
@@ -193,6 +195,7 @@ def to_csv(rendered: Rendered) -> str:
                     "difference_n": apart and apart.n,
                     "significant": apart and apart.significant,
                     **{"paper": cell.paper, "paper_difference": cell.paper_difference},
+                    **dict(zip(("low", "high"), cell.interval or (None, None), strict=True)),
                 }
             )
     return stream.getvalue()

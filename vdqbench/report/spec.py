@@ -9,6 +9,10 @@ rows:
   - {label: FP16, overrides: [method=fp], reference: true, paper: {clipsim: 0.1998}}
   - {label: Mine, group: 8/8, overrides: [method=mine, bits=w8a8]}
   - {label: Mine, group: Average, average_of: {label: Mine}}
+  - {product: {bits: [w8a8, w4a8], method: "*"}, without: [fp]}      # a row for each pair: group w8a8, label of each method
+  - {label: Theirs, group: 8/8, unavailable: its code was never released, paper: {clipsim: 0.1990}}
+claims: ["Mine > FP16 on clipsim, mean over all"]                    # of the paper, see vdqbench.report.claims
+audit: [{difference: {of: [FP16, 8/8 Theirs], on: clipsim, stated: "0.0008"}}]      # of the paper, see vdqbench.report.audit
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self, TypeVar
 
+from vdqbench.config import CONF
 from vdqbench.errors import ConfigError, nearest
+from vdqbench.report.claims import Claim, parse
 
 T = TypeVar("T")
 
@@ -35,6 +41,8 @@ class Column:
         paired: the score itself compares with the reference, so no difference to the reference row is shown.
         measured: it only means something with kernels that really compute in integers.
         unavailable: why it cannot be had in this version.
+        scale: brings the record's unit to the column's, such as 0.001 from MB to GB.
+        ratio: shown is the reference row's value divided by the row's own, such as a speedup.
     """
 
     score: str
@@ -45,6 +53,8 @@ class Column:
     paired: bool = False
     measured: bool = False
     unavailable: str | None = None
+    scale: float = 1.0
+    ratio: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,22 @@ class Average:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell, by its overrides, or the average of other rows; `paper` holds the paper's numbers by their names."""
+    """A cell, by its overrides, the average of other rows, or one that cannot be run here, with the reason.
+
+    `paper` holds the paper's numbers by their names.
+    """
 
     label: str
     group: str | None = None
     overrides: tuple[str, ...] = ()
     reference: bool = False
     average_of: Average | None = None
+    unavailable: str | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_cell(self) -> bool:
+        return bool(self.overrides)
 
     @property
     def title(self) -> str:
@@ -96,7 +114,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Table:
-    """A study: its cells, its scores and their layout."""
+    """A study: its cells, its scores and their layout; of a paper's, also what it claims and what can be recomputed."""
 
     name: str
     title: str
@@ -107,24 +125,29 @@ class Table:
     group_label: str = ""
     note: str | None = None
     paper: Paper | None = None
+    claims: tuple[Claim, ...] = ()
+    audit: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a plain mapping as composed from `conf/table`.
 
         Raises:
-            ConfigError: an unknown or missing key, a row that is no cell and no average, two rows of one name, a paper's
-                number that no column shows, or an average of nothing.
+            ConfigError: an unknown or missing key, a row that is neither a cell nor an average nor unavailable, two rows of one
+                name, a paper's number that no column shows, an average of nothing, or a claim about what is not there.
         """
         values = dict(config)
         where = f"table {values.get('name', '')}".strip()
         values["columns"] = _columns(values.get("columns"), where)
-        values["rows"] = tuple(_row(row, where) for row in _list(values.get("rows"), f"{where}: rows"))
+        rows = [row for node in _list(values.get("rows"), f"{where}: rows") for row in _expanded(node, where)]
+        values["rows"] = tuple(_row(row, where) for row in rows)
         values["base"] = _strings(values.get("base", ()), f"{where}: base")
         values["presets"] = {name: _preset(node, f"{where}: preset {name}") for name, node in (values.get("presets") or {}).items()}
         if values.get("paper") is not None:
             paper = {key: str(value) for key, value in _mapping(values["paper"], f"{where}: paper").items()}
             values["paper"] = _build(Paper, paper, f"{where}: paper")
+        values["claims"] = tuple(parse(text, f"{where}: claims") for text in values.get("claims") or ())
+        values["audit"] = tuple(_mapping(node, f"{where}: audit") for node in values.get("audit") or ())
         table = _build(cls, values, where)
         table._check(where)
         return table
@@ -145,7 +168,20 @@ class Table:
 
     def cells(self, preset: str | None = None) -> list[list[str]]:
         """Overrides of every row that is a cell, in order: those of the table, of the preset, of the row."""
-        return [[*self.base, *self.preset(preset).overrides, *row.overrides] for row in self.rows if row.average_of is None]
+        return [[*self.base, *self.preset(preset).overrides, *row.overrides] for row in self.rows if row.is_cell]
+
+    def printing(self, name: str) -> list[Column]:
+        """The columns that show the paper's numbers of this name: the table's own, then those of presets."""
+        every = (self.columns, *(preset.columns for preset in self.presets.values()))
+        return [column for columns in every for column in columns if column.paper == name]
+
+    def digits(self, name: str) -> int:
+        """Decimals that the paper prints under this name."""
+        return self.printing(name)[0].digits
+
+    def direction(self, name: str) -> bool | None:
+        """Whether higher numbers of this name are better, as far as the table tells."""
+        return next((c.higher_is_better for c in self.printing(name) if c.higher_is_better is not None), None)
 
     def reference(self, row: Row) -> Row | None:
         """The row that a row is compared with: the reference of its own group if there is one, else the first of the table."""
@@ -166,6 +202,8 @@ class Table:
                     )
             if row.average_of is not None and not any(row.average_of.selects(other) for other in self.rows):
                 raise ConfigError(f"{where}: row {row.title!r} is an average_of no row; label and group must be those of other rows")
+        for claim in self.claims:
+            claim.check(self.rows, [name for name in printed if name], f"{where}: claims")
 
 
 def _build(kind: type[T], node: Mapping[str, Any], where: str) -> T:
@@ -204,7 +242,31 @@ def _columns(node: Any, where: str) -> tuple[Column, ...]:
     for column in columns:
         if not isinstance(column.digits, int) or not 0 <= column.digits <= 10:
             raise ConfigError(f"{where}: digits={column.digits} of column {column.score} must be a whole number in 0..10")
+        if isinstance(column.scale, bool) or not isinstance(column.scale, int | float) or column.scale <= 0:
+            raise ConfigError(f"{where}: scale={column.scale!r} of column {column.score} must be a positive number")
     return columns
+
+
+def _expanded(node: Any, where: str) -> list[Any]:
+    """The rows that an entry stands for: itself, or the product of two config groups, `*` being all shipped options of one."""
+    if not isinstance(node, Mapping) or "product" not in node:
+        return [node]
+    groups = _mapping(node["product"], f"{where}: product")
+    without = [str(name) for name in node.get("without", ())]
+    if len(groups) != 2 or set(node) - {"product", "without"}:
+        raise ConfigError(
+            f"{where}: product must name two config groups, such as {{bits: [w8a8], method: '*'}}, and may have `without` beside it"
+        )
+    options = {}
+    for group, listed in groups.items():
+        every = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        chosen = every if listed == "*" else [str(name) for name in _list(listed, f"{where}: product.{group}")]
+        for name in without if listed == "*" else ():
+            if name not in every:
+                raise ConfigError(f"{where}: without={name} is not an option of {group}{nearest(name, every)}")
+        options[group] = [name for name in chosen if name not in without]
+    (first, outer), (second, inner) = options.items()
+    return [{"group": a, "label": b, "overrides": [f"{first}={a}", f"{second}={b}"]} for a in outer for b in inner]
 
 
 def _row(node: Any, where: str) -> Row:
@@ -213,8 +275,8 @@ def _row(node: Any, where: str) -> Row:
     values |= {name: str(values[name]) for name in ("label", "group") if values.get(name) is not None}
     values["overrides"] = _strings(values.get("overrides", ()), f"{title}: overrides")
     average = values.get("average_of")
-    if (average is None) == (not values["overrides"]):
-        raise ConfigError(f"{title} must have either overrides, which make it a cell, or average_of")
+    if sum((average is not None, bool(values["overrides"]), bool(values.get("unavailable")))) != 1:
+        raise ConfigError(f"{title} must have either overrides, which make it a cell, or average_of, or unavailable with the reason")
     if average is not None:
         selector = _mapping(average, f"{title}: average_of")
         for key in selector:

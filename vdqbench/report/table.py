@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdqbench.record import Record, Sample
+from vdqbench.report.agreement import Agreement, Measured, agree
 from vdqbench.report.paired import Estimate, averaged, difference, over_prompts
 from vdqbench.report.spec import Average, Column, Paper, Row, Table
 
@@ -43,6 +44,7 @@ class Cell:
         paper: the paper's number; `paper_difference` is ours minus it, only on the paper's own model.
         rank: 1 best of its group, 2 second best, 0 neither.
         notes: numbers of footnotes.
+        interval: 95 % bootstrap interval of the score of a set.
     """
 
     state: str
@@ -54,11 +56,12 @@ class Cell:
     paper_difference: float | None = None
     rank: int = 0
     notes: tuple[int, ...] = ()
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row: `kind` is `cell`, `reference` or `average`."""
+    """One row: `kind` is `cell`, `reference`, `average` or `unavailable`."""
 
     label: str
     group: str | None
@@ -76,7 +79,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A filled table, ready for any layout: numbered `footnotes`, which cells and headings refer to, and general `notes`."""
+    """A filled table, ready for any layout: numbered `footnotes`, which cells and headings refer to, and general `notes`.
+
+    `agreement` is that with a paper's numbers; None where there are none.
+    """
 
     name: str
     title: str
@@ -86,6 +92,7 @@ class Rendered:
     lines: tuple[Line, ...]
     footnotes: tuple[str, ...]
     notes: tuple[str, ...]
+    agreement: Agreement | None = None
 
 
 class _Footnotes:
@@ -108,7 +115,7 @@ def rows(table: Table, records: Sequence[Record | None], preset: str | None = No
         ValueError: the number of records is not that of the cells.
     """
     chosen = table.preset(preset)
-    of_cells = [row for row in table.rows if row.average_of is None]
+    of_cells = [row for row in table.rows if row.is_cell]
     if len(records) != len(of_cells):
         raise ValueError(f"{len(records)} records do not fit the {len(of_cells)} cells of table {table.name}; give None for a missing one")
     found = dict(zip((row.title for row in of_cells), records, strict=True))
@@ -125,7 +132,24 @@ def rows(table: Table, records: Sequence[Record | None], preset: str | None = No
         lines=tuple(_ranked(lines, headings)),
         footnotes=tuple(notes.texts),
         notes=tuple(_general(table, chosen.note, chosen.columns, headings, found, models)),
+        agreement=agree(
+            table, _measured(table, chosen.columns, headings, lines, found), table.paper is not None and models == [table.paper.model]
+        ),
     )
+
+
+def _measured(
+    table: Table, columns: Sequence[Column], headings: Sequence[Heading], lines: Sequence[Line], found: Mapping[str, Record | None]
+) -> list[Measured]:
+    """The columns that stand beside a paper's, for the comparison of orderings; another's stand-in after the original counts once."""
+    measured: dict[str, Measured] = {}
+    for i, (column, heading) in enumerate(zip(columns, headings, strict=True)):
+        if column.paper is None or column.unavailable:
+            continue
+        means = {row.title: line.cells[i].mean for row, line in zip(table.rows, lines, strict=True)}
+        samples = {} if column.ratio else {title: _samples(column, record) for title, record in found.items() if record is not None}
+        measured.setdefault(column.paper, Measured(column.paper, heading.label, heading.digits, heading.higher_is_better, means, samples))
+    return list(measured.values())
 
 
 def _headings(columns: Sequence[Column], records: Sequence[Record | None], notes: _Footnotes) -> tuple[Heading, ...]:
@@ -133,7 +157,8 @@ def _headings(columns: Sequence[Column], records: Sequence[Record | None], notes
     for column in columns:
         entries = [record.scores[column.score] for record in records if record is not None and column.score in record.scores]
         label = column.label or next((entry["label"] for entry in entries if entry.get("label")), column.score)
-        direction = next((entry["higher_is_better"] for entry in entries if "higher_is_better" in entry), column.higher_is_better)
+        told = next((entry["higher_is_better"] for entry in entries if "higher_is_better" in entry), column.higher_is_better)
+        direction = column.higher_is_better if column.ratio else told
         headings.append(Heading(column.score, label, column.digits, direction, column.paper is not None, bool(column.unavailable)))
     for i, column in enumerate(columns):
         if column.unavailable:
@@ -150,15 +175,19 @@ def _line(
     if row.average_of is not None:
         members = [other for other in table.rows if row.average_of.selects(other)]
         cells = tuple(_average(c, h, row, members, found, compared, notes) for c, h in zip(columns, headings, strict=True))
-        state = "done" if all((record := found[m.title]) is not None and record.state == "done" for m in members) else "missing"
+        state = "done" if all((record := found.get(m.title)) is not None and record.state == "done" for m in members) else "missing"
         line = Line(row.label, row.group, "average", state, cells)
-        at_home = bool(table.paper) and all((record := found[m.title]) is None or _at_home(record, table.paper) for m in members)
+        at_home = bool(table.paper) and all((record := found.get(m.title)) is None or _at_home(record, table.paper) for m in members)
+    elif row.unavailable:
+        mark = (notes.number(f"{row.title}: {row.unavailable}"),)
+        blank = tuple(Cell("unavailable", notes=mark) for _ in columns)
+        line, at_home = Line(row.label, row.group, "unavailable", "unavailable", blank, row.unavailable), False
     else:
         record = found[row.title]
         cells = tuple(_cell(c, h, row, record, compared, notes) for c, h in zip(columns, headings, strict=True))
         state, reason = ("missing", None) if record is None else (record.state, record.reason)
         line = Line(
-            row.label,
+            row.label if record is None else named(row.label, record),
             row.group,
             "reference" if row.reference else "cell",
             state,
@@ -168,6 +197,12 @@ def _line(
         )
         at_home = record is not None and _at_home(record, table.paper)
     return replace(line, cells=tuple(_beside(c, row, cell, at_home) for c, cell in zip(columns, line.cells, strict=True)))
+
+
+def named(label: str, record: Record) -> str:
+    """A label with what must stand beside it, such as `budgeted, 200 iterations`."""
+    notes = record.cell.get("notes") or []
+    return f"{label} ({'; '.join(notes)})" if notes else label
 
 
 def _at_home(record: Record, paper: Paper | None) -> bool:
@@ -195,10 +230,34 @@ def _cell(column: Column, heading: Heading, row: Row, record: Record | None, com
     score = record.scores.get(column.score)
     if score is None or score.get("mean") is None or math.isnan(score["mean"]):
         return Cell("absent", notes=(notes.number(f"{row.title}: its record has no {heading.label}; choose the metric that gives it"),))
-    values = record.by_sample(column.score)
+    if column.ratio:
+        return _ratio(column, row, record, compared)
+    values = _samples(column, record)
     own = over_prompts(values)
     apart, marks = _compared(column, heading, row, values, compared, notes)
-    return Cell("done", score["mean"], own.se if own else None, int(score.get("n") or len(values)), apart, notes=marks)
+    low, high = score.get("interval") or (None, None)
+    return Cell(
+        "done",
+        score["mean"] * column.scale,
+        own.se if own else None,
+        int(score.get("n") or len(values)),
+        apart,
+        notes=marks,
+        interval=None if low is None else (low * column.scale, high * column.scale),
+    )
+
+
+def _ratio(column: Column, row: Row, record: Record, compared: Record | None) -> Cell:
+    """How many times smaller the row's score is than the reference row's."""
+    of_reference = (record if row.reference else compared) or Record("", {})
+    above = of_reference.scores.get(column.score, {}).get("mean")
+    below = record.scores[column.score]["mean"]
+    return Cell("missing") if above is None or not below else Cell("done", above / below, n=1)
+
+
+def _samples(column: Column, record: Record) -> dict[Sample, float]:
+    """Values by sample in the column's unit."""
+    return {sample: value * column.scale for sample, value in record.by_sample(column.score).items()}
 
 
 def _average(
@@ -213,14 +272,14 @@ def _average(
     """The mean over rows; a row without the score leaves a hole, because a mean of the others would mean something else."""
     if column.unavailable:
         return Cell("unavailable")
-    records = [found[member.title] for member in members]
+    records = [found.get(member.title) for member in members]
     cells = [_cell(column, heading, member, record, None, _Footnotes()) for member, record in zip(members, records, strict=True)]
     holes = [member.title for member, cell in zip(members, cells, strict=True) if cell.mean is None]
     if len(holes) == len(members):
         return Cell("missing")
     if holes:
         return Cell("missing", notes=(notes.number(f"{row.title}: no average, because these rows have no value: {', '.join(holes)}"),))
-    samples = averaged([record.by_sample(column.score) for record in records if record is not None])
+    samples = averaged([_samples(column, record) for record in records if record is not None])
     own = over_prompts(samples)
     apart, marks = _compared(column, heading, row, samples, compared, notes)
     mean = math.fsum(cell.mean for cell in cells if cell.mean is not None) / len(cells)
@@ -231,9 +290,9 @@ def _compared(
     column: Column, heading: Heading, row: Row, values: Mapping[Sample, float], compared: Record | None, notes: _Footnotes
 ) -> tuple[Estimate | None, tuple[int, ...]]:
     """The paired difference to the reference, and a footnote if only part of the samples could be paired."""
-    if column.paired or compared is None or compared.state != "done" or not values:
+    if column.paired or column.ratio or compared is None or compared.state != "done" or not values:
         return None, ()
-    reference = compared.by_sample(column.score)
+    reference = _samples(column, compared)
     shared = len(values.keys() & reference.keys())
     if shared == len(values) == len(reference):
         return difference(values, reference), ()
@@ -280,6 +339,8 @@ def _general(
             "beside or below a score: its paired difference to the reference row, same prompts and noise, ± standard error "
             "(sd/√n over n prompts, seeds of a prompt averaged first); * marks a difference of more than two standard errors"
         )
+    if any(record.scores.get(c.score, {}).get("interval") for record in done.values() for c in columns):
+        yield "in brackets: 95 % bootstrap interval of a score that a whole set of videos has"
     labels = [h.label for c, h in zip(columns, headings, strict=True) if c.paired]
     if labels:
         yield f"{', '.join(labels)}: against the reference's video of the same prompt and noise, so the reference row has none"
