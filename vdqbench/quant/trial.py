@@ -12,16 +12,17 @@ from torch import Tensor
 
 from vdqbench.quant.kernels.sim import Forward
 from vdqbench.quant.layer import LayerPlan, Moment, Sectioned
-from vdqbench.quant.parts import Part, Transform
+from vdqbench.quant.parts import Activation, Part, Transform
 from vdqbench.quant.schedules.fixed import Constant
 from vdqbench.quant.view import LayerView
 from vdqbench.replay import Call
 
-SCOPES = ("module", "layer")
 
-
-def trial(view: LayerView) -> Callable[[Tensor], Tensor]:
+def trial(view: LayerView, activation: Activation | None = None) -> Callable[[Tensor], Tensor]:
     """The forward of a layer in the basis of a view, quantized at its site's bits by the parts of the view.
+
+    Args:
+        activation: the quantizer of its input, where another layer that reads it has one already.
 
     An activation part with ranges of its own gets one for all the steps of a view that is restricted to some. A weight part
     that learns over several layers rounds each of them by itself (`WeightPart.quantize`).
@@ -29,7 +30,7 @@ def trial(view: LayerView) -> Callable[[Tensor], Tensor]:
     Raises:
         Unsupported: the view has no evidence, or a part cannot quantize it.
     """
-    forward = Forward(_plan(view), stored=True, memo=None)
+    forward = Forward(_plan(view, activation), stored=True, memo=None)
 
     def run(input: Tensor) -> Tensor:  # diffusers calls some layers by this keyword
         return forward(input)
@@ -46,13 +47,18 @@ def rounded_weight(view: LayerView) -> Tensor | None:
     return None if codes is None else codes.dequantize()
 
 
-def _plan(view: LayerView) -> LayerPlan:
-    evidence, part = view.required_evidence(), view.activation_part
-    activation = None
-    if part is not None and any(bits is not None for _, bits in view.site.plan(evidence.calls.steps)):
-        if view.window is not None and getattr(part, "ranges", 1) > 1:
-            part = replace(part, ranges=1)  # type: ignore[call-arg]
-        activation = Sectioned.fit(part, [view])
+def input_quantizer(view: LayerView) -> Activation | None:
+    """How the input of a layer is quantized in the basis of a view; None if it is not."""
+    part = view.activation_part
+    if part is None or all(bits is None for _, bits in view.site.plan(view.required_evidence().calls.steps)):
+        return None
+    if view.window is not None and getattr(part, "ranges", 1) > 1:
+        part = replace(part, ranges=1)  # type: ignore[call-arg]
+    return Sectioned.fit(part, [view])
+
+
+def _plan(view: LayerView, activation: Activation | None = None) -> LayerPlan:
+    evidence, activation = view.required_evidence(), activation or input_quantizer(view)
     module = evidence.denoiser.get_submodule(view.site.name)
     weight = view.weight_part.quantize if view.weight_part is not None else None
     return LayerPlan(view.site, module, (view,), weight, activation, view.site.name, Constant(evidence.clock), evidence.clock, 0)
@@ -78,7 +84,10 @@ class ModuleError:
         self.others = {name: trial(_same_steps(view, name)) for name in others}
 
     def __call__(self, transform: Transform) -> float:
-        scaled = {view.site.name: trial(view.through(transform)) for view in self.views}
+        views = [view.through(transform) for view in self.views]
+        alike = len({(view.site.activation_bits, view.site.timed, view.site.formats[1]) for view in views}) == 1
+        shared = input_quantizer(views[0]) if alike else None
+        scaled = {view.site.name: trial(view, shared) for view in views}
         return self.evidence.output_error(self.unit, self.calls, {**self.others, **scaled})
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vdqbench.quant.format import Format
+from vdqbench.quant.format import Format, make
 from vdqbench.quant.layer import LayerPlan, slices
 from vdqbench.quant.quantizer import QParams, QTensor
 from vdqbench.quant.view import applied
@@ -36,10 +36,10 @@ def pieces(view: LayerView) -> list[LayerView]:
 
 
 def variants(plan: LayerPlan) -> list[tuple[LayerView, int]]:
-    """What each quantized weight of a layer is made of, and its bits."""
+    """What each weight that the layer gets from a grid is made of, and its bits; formats with scales of their own need no grid."""
     if plan.weight is None:
         return []
-    different = [(index, bits) for index, bits in dict.fromkeys(in_force(plan)) if bits is not None]
+    different = [(index, bits) for index, bits in dict.fromkeys(in_force(plan)) if bits and not make(plan.site.formats[0], bits).block]
     return [(piece, bits) for index, bits in different for piece in pieces(plan.views[index])]
 
 
