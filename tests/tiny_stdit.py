@@ -56,6 +56,8 @@ def method_config(name: str, steps: int = STEPS, **changes: Any) -> dict[str, An
     config = OmegaConf.create({"method": OmegaConf.load(CONF / "method" / f"{name}.yaml"), "sampler": {"steps": steps}})
     if name == "tsq":
         config.method.ranges = steps
+    if "moments" in config.method.get("calibration", {}):
+        config.method.calibration.moments = min(config.method.calibration.moments, steps)
     for key, value in {"sites__only": ["*"], **changes}.items():
         OmegaConf.update(config, f"method.{key.replace('__', '.')}", value)
     plain: Any = OmegaConf.to_container(config, resolve=True)

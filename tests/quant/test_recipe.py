@@ -18,22 +18,35 @@ from vdqbench.quant.parts import Site
 from vdqbench.quant.recipe import Recipe
 
 
+ARQ = {"dvd_quant", "dvd_bgr", "dvd_arq_only", "dvd_quant_teacache", "stp", "itp", "abs", "sba"}
+ONLINE = {"fp", "teacache", "dynamic", "minmax_dynamic", "quarot", "viditq_w8a8", "dvd_pbq_only"} | ARQ
+"""Recipes that need no calibration."""
+ALONE = {"minmax_dynamic", "teacache", "dvd_pbq_only"} | ARQ
+"""Recipes whose videos must be made one by one: something is shared over the batch, or decided for it."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_composes_and_lists_all_its_options(name):
-    made = recipe(name)
+    made = recipe(name, 4, 6)
     assert json.loads(json.dumps(made.semantic())) == made.semantic()
-    assert made.needs_calibration == (name in {"cw_tw", "tsw", "asq", "tsq", "smoothquant"})
-    assert made.is_fp == (name == "fp") and made.batch_dependent == (name == "minmax_dynamic")
+    assert made.needs_calibration == (name not in ONLINE)
+    assert made.is_fp == (name == "fp") and made.batch_dependent == (name in ALONE)
     text = (CONF / "method" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     config = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    temporal = made.temporal.part if made.temporal else None
     for part, node in (
         (made.activation, config.activation),
+        (temporal, config.activation and config.activation.get("temporal")),
         (made.weight, config.weight),
-        *((t, config.transform.smooth) for t in made.transforms),
+        (made.draw if "calibration" in config else None, config.get("calibration")),
+        (made.schedule, config.schedule),
+        *((t, config.transform[t.part_name()]) for t in made.transforms),
+        *((r, config.reuse[r.part_name()]) for r in made.reuse),
     ):
         if part is not None:
-            assert set(node) - {"grid"} == {field.name for field in fields(part)}
+            beside = {"grid", "site", "draw", "policy", *(["temporal"] if part is made.activation else [])}
+            assert set(node) - beside == {field.name for field in fields(part)}
 
 
 def test_every_bit_pair_composes():
@@ -71,12 +84,12 @@ def test_average_bits_count_what_stays_in_floating_point():
         ("asq", {"weight__grid": "minmaz"}, (8, 8), "method.weight.grid=minmaz does not exist (did you mean minmax?)"),
         ("asq", {"activation__grid": "sttaic"}, (8, 8), "method.activation.grid=sttaic does not exist (did you mean static?)"),
         ("asq", {"schedule__policy": "fixt"}, (8, 8), "method.schedule.policy=fixt does not exist (did you mean fixed?)"),
-        ("asq", {"transform": {"smoth": {}}}, (8, 8), "method.transform=smoth does not exist (did you mean smooth?)"),
+        ("asq", {"transform": {"smoot": {}}}, (8, 8), "method.transform=smoot does not exist (did you mean smooth"),
         (
             "asq",
             {"activation__observer": "minmx"},
             (8, 8),
-            "method.activation.observer=minmx is not one of its values (did you mean minmax?)",
+            "method.activation.observer=minmx is not one of its values (did you mean minmax",
         ),
         ("asq", {"activation__per": "token"}, (8, 8), "method.activation.per=token is not one of its values"),
         (
@@ -134,4 +147,5 @@ def test_all_parts_load_without_torch():
 
 
 def test_the_names_of_parts_are_their_files():
-    assert parts.names("activations") == ["dynamic", "static"] and parts.names("kernels") == ["sim"]
+    assert parts.names("kernels") == ["sim"] and parts.names("draws") == ["all", "normal", "single", "stride"]
+    assert {"dynamic", "static", "arq", "hidi_tq"} <= set(parts.names("activations"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_stdit import METHODS, STEPS, recipe, roles, sample, stdit
+from tiny_stdit import STEPS, recipe, roles, sample, stdit
 from torch import nn
 
 from vdqbench.calibrate import calibrate
@@ -16,6 +16,8 @@ from vdqbench.quant.quantize import quantize
 from vdqbench.quant.recipe import Recipe
 
 PROMPTS = 2
+METHODS = ["asq", "cw_tw", "dynamic", "fp", "minmax_dynamic", "smoothquant", "tsq", "tsw", "viditq_w4a8", "viditq_w6a6"]
+"""Of smoothing, min-max weights, and static or dynamic ranges: what the reference below can compute."""
 CASES = [(m, w, a, {}) for m in METHODS if m != "fp" for w, a in ((8, 8), (4, 6))] + [
     ("asq", 4, 16, {}),
     ("tsq", 16, 8, {}),

@@ -51,8 +51,10 @@ class Run:
         options: dict[str, Any] = {"anatomy": tiny.anatomy, "calls": lambda: calls, "remember": self.kept}
         with quantize(tiny.denoiser, tiny.roles, made, calibration, clock, **options) as model:
             self.output = tiny.sample(clock, 0)
-            for name, run in model.runs.items():
-                codes = run.plan.quantized_weight(Moment(in_force(run.plan)[0][1], None, 0, 0, "both"))
+            runs: dict[str, Any] = model.runs
+            for name, run in runs.items():
+                bits = run.plan.site.plan(STEPS)[0][0] if made.schedule.part_name() == "fixed" else in_force(run.plan)[0][1]
+                codes = run.plan.quantized_weight(Moment(bits, None, 0, 0, "both"))
                 self.prepared[name] = codes.dequantize()
         assert all(torch.equal(value, before[name]) for name, value in tiny.denoiser.state_dict().items())
         assert not any(parameter.requires_grad or parameter.grad is not None for parameter in tiny.denoiser.parameters())

@@ -50,9 +50,10 @@ def account(
             if bits is not None and recipe.weight is not None:
                 values["weight_params"] += _grid_values(recipe.weight, make(site.formats[0], bits), site.shape)
         masters += site.elements * FLOAT_BITS // 8
-        if recipe.activation is not None:
-            widths = {a for _, a in plan if a is not None and not make(site.formats[1], a).block}
-            values["activation_params"] += recipe.activation.values() * len(widths)
+        widths = {a for _, a in plan if a is not None and not make(site.formats[1], a).block}
+        for activation in recipe.activation_at(site):
+            if activation is not None:
+                values["activation_params"] += activation.values(site.shape, recipe.steps) * len(widths)
         for part in recipe.transforms:
             group = (part, (source or {}).get(site.name, site.name), site.name.rpartition(".")[0])
             if not part.shared or group not in shared:

@@ -28,6 +28,7 @@ class Moment(NamedTuple):
     view: int
     range: int
     branch: str
+    output_range: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +67,13 @@ class LayerPlan:
                 f"layer {self.site.name} was calibrated on {self.steps} steps, but the sampler in progress takes {clock.steps}"
             )
         weight_bits, activation_bits = self.schedule.bits(self.site)
-        activation = activation or self.output
-        if activation is None or activation_bits is None:
+        if activation_bits is None or (activation is None and self.output is None):
             return Moment(weight_bits, None, clock.index(len(self.views)), 0, "both")
+        output_range = clock.index(self.output.ranges) if self.output is not None else 0
+        if activation is None:
+            return Moment(weight_bits, activation_bits, clock.index(len(self.views)), 0, "both", output_range)
         branch = clock.branch if activation.branches > 1 else "both"
-        return Moment(weight_bits, activation_bits, clock.index(len(self.views)), clock.index(activation.ranges), branch)
+        return Moment(weight_bits, activation_bits, clock.index(len(self.views)), clock.index(activation.ranges), branch, output_range)
 
     def quantized_weight(self, moment: Moment) -> QTensor | None:
         """The weight on its grid; None if it stays in floating point."""
@@ -91,23 +94,23 @@ class LayerPlan:
         branches = tuple(branch for transform in transforms if (branch := transform.branch()) is not None)
         online = [self._online(transform) for transform in transforms]
         if self.activation is None or moment.activation_bits is None:
-            return Prologue(tuple(online), branches, None)
+            return Prologue(tuple(online), branches, None, self._output_encoder(moment))
         last = online[-1] if online and not branches else None
         multiplier = last.multiplier if isinstance(last, Scale) else None
-        if make(self.site.formats[1], moment.activation_bits).block:
+        if make(self.site.formats[1], moment.activation_bits).block and not self.activation.own_format:
             from vdqbench.quant.blocks import block_encoder
 
             dim = -1 if len(self.site.shape) == 2 else 1
             encoder = block_encoder(make(self.site.formats[1], moment.activation_bits), dim, multiplier)
         else:
             encoder = self.activation.encoder(moment.activation_bits, moment.range, moment.branch, multiplier)
-        return Prologue(tuple(online if multiplier is None else online[:-1]), branches, encoder)
+        steps = tuple(online if multiplier is None else online[:-1])
+        return Prologue(steps, branches, encoder, self._output_encoder(moment))
 
-    def output_encoder(self, moment: Moment) -> Callable[[Tensor], Coded] | None:
-        """How the output is quantized; None if it is not."""
+    def _output_encoder(self, moment: Moment) -> Callable[[Tensor], Coded] | None:
         if self.output is None or moment.activation_bits is None:
             return None
-        return self.output.encoder(moment.activation_bits, moment.range, moment.branch, None)
+        return self.output.encoder(moment.activation_bits, moment.output_range, "both", None)
 
     def _online(self, transform: Transform) -> Callable[[Tensor], Tensor]:
         diagonal = transform.multiplier()
@@ -116,14 +119,15 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Prologue:
-    """T without the diagonal that the quantizer does for free, the branches beside the quantized product, and the quantizer.
+    """T without the diagonal that the quantizer does for free, the branches beside the quantized product, and the quantizers.
 
-    `encoder` is None where the input stays in floating point.
+    `encoder` and `output` are None where input or output stay in floating point.
     """
 
     online: tuple[Callable[[Tensor], Tensor], ...]
     branches: tuple[Callable[[Tensor], Tensor], ...]
     encoder: Callable[[Tensor], Coded] | None
+    output: Callable[[Tensor], Coded] | None
 
     def transform(self, x: Tensor) -> Tensor:
         for step in self.online:

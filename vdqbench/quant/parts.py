@@ -229,10 +229,12 @@ class Activation:
     Attributes:
         ranges: number of equal parts of the trajectory with their own parameters.
         branches: 2 if the guidance branches have their own parameters, else 1.
+        own_format: whether it is a number format of its own, which the format of the bit-widths does not replace.
     """
 
     ranges: int = 1
     branches: int = 1
+    own_format: ClassVar[bool] = False
 
     def encoder(self, bits: int, index: int, branch: str, multiplier: Tensor | None) -> Callable[[Tensor], Coded]:
         """What turns an input into codes, in one range of steps.
@@ -254,8 +256,8 @@ class ActivationPart(Part):
         """The quantizer of one layer from its views (one for each range of its transforms)."""
         raise NotImplementedError
 
-    def values(self) -> int:
-        """How many parameters are stored for a layer."""
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
+        """How many parameters are stored for a layer with a weight of this shape, over a trajectory of so many steps."""
         raise NotImplementedError
 
 

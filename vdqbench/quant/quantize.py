@@ -17,7 +17,7 @@ from vdqbench.quant.accounting import account, bit_operations
 from vdqbench.quant.bops import Operation
 from vdqbench.quant.evidence import Evidence, Remember
 from vdqbench.quant.layer import QUANTIZED, LayerPlan, Sectioned, quantized_class, swap, unswap
-from vdqbench.quant.parts import Activation, ActivationPart, KernelPart, Reuse, Schedule, Site, build, find
+from vdqbench.quant.parts import Activation, KernelPart, Reuse, Schedule, Site, build, find
 from vdqbench.quant.recipe import TEMPORAL, TEMPORAL_SOURCE, Recipe
 from vdqbench.quant.view import LayerView, views
 from vdqbench.replay import Calls
@@ -205,6 +205,9 @@ def _plans(
         )
     if evidence is not None:
         evidence.views = raw
+    if recipe.temporal and recipe.temporal.site == "pre" and not any(site.role == TEMPORAL_SOURCE for site in sites):
+        raise Unsupported(f"method.activation.temporal.site=pre is about the layer {TEMPORAL_SOURCE}, which the recipe does not quantize")
+
     plans = []
     for site in sites:
         module, layer_views = modules[site.name], views(raw[site.name], recipe.transforms)
@@ -224,16 +227,9 @@ def _plans(
 
 def _activations(recipe: Recipe, layer_views: list[LayerView]) -> tuple[Activation | None, Activation | None]:
     """The quantizers of a layer's input and of its output."""
-    if recipe.activation is None or recipe.activation not in recipe.parts:
-        return None, None
-    part: ActivationPart | None = recipe.activation
-    temporal, role, output = recipe.temporal, layer_views[0].site.role, None
-    if temporal and role in TEMPORAL:
-        part = temporal.part if temporal.site == "post" else None
-    if temporal and temporal.part and temporal.site == "pre" and role == TEMPORAL_SOURCE:
-        raw = replace(layer_views[0], transforms=(), recorded={}, window=None, of_output=True)
-        output = temporal.part.fit([raw])
-    return None if part is None else Sectioned.fit(part, layer_views), output
+    of_input, of_output = recipe.activation_at(layer_views[0].site)
+    raw = replace(layer_views[0], transforms=(), recorded={}, window=None, of_output=True)
+    return None if of_input is None else Sectioned.fit(of_input, layer_views), None if of_output is None else of_output.fit([raw])
 
 
 def _drawn(recorded: Mapping[str, Any], recipe: Recipe, calibration: Calibration) -> Mapping[str, Any]:

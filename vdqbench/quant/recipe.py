@@ -177,6 +177,17 @@ class Recipe:
         effective = [part for part in parts if part.get("value", True)]  # an exception for no layer is none
         return {"version": VERSION, "bits": [self.weight_bits, self.activation_bits], "formats": list(self.formats), "parts": effective}
 
+    def activation_at(self, site: Site) -> tuple[ActivationPart | None, ActivationPart | None]:
+        """How the input and the output of a layer are quantized; None is not at all."""
+        if self.activation is None or self.activation not in self.parts:
+            return None, None
+        temporal = self.temporal
+        if temporal and site.role in TEMPORAL:
+            return (temporal.part if temporal.site == "post" else None), None
+        if temporal and temporal.site == "pre" and site.role == TEMPORAL_SOURCE:
+            return self.activation, temporal.part
+        return self.activation, None
+
     def assign(self, layers: Iterable[Site]) -> list[Site]:
         """The layers with the bits that this recipe gives them."""
         sites = [Site(s.name, s.role, s.shape, self.weight_bits, self.activation_bits, formats=self.formats) for s in layers]

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vdqbench.errors import Unsupported
-from vdqbench.quant.parts import ActivationPart
 from vdqbench.quant.view import LayerView
 
 SAME = 2.0**-8
@@ -42,12 +41,6 @@ def samples_by_range(views: Sequence[LayerView], ranges: int) -> list[Tensor]:
             f"layer {views[0].site.name}: method.calibration draws no moment in one of {ranges} parts of the steps; draw more of them"
         )
     return parts
-
-
-def refuse_ranges_of_output(part: ActivationPart, ranges: int, views: Sequence[LayerView]) -> None:
-    """Raises Unsupported for more than one range on a layer's output, which is quantized at the range of its input."""
-    if ranges > 1 and views[0].of_output:
-        raise Unsupported(f"{part.key('ranges')}={ranges} needs method.activation.temporal.site=post; use it, or one range")
 
 
 @dataclass(frozen=True)

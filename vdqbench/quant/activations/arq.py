@@ -61,7 +61,7 @@ class Arq(ActivationPart):
         block = 0 if view.site.role.startswith(SINGLE_TOKEN) else self.scale_block or 0
         return Divided(block, self.inner == "token", self.symmetric, view.site.formats[1])
 
-    def values(self) -> int:
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
         return 0
 
 

@@ -70,7 +70,7 @@ class Dynamic(ActivationPart):
             )
         return Grouped(tokens, groups)
 
-    def values(self) -> int:
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
         return 0
 
 

@@ -57,14 +57,13 @@ class HidiTq(ActivationPart):
         self.require(self.candidates >= 1, "candidates", "a whole number of at least 1")
 
     def fit(self, views: Sequence[LayerView]) -> LogFeatures:
-        from vdqbench.quant.temporal import Features, refuse_ranges_of_output
+        from vdqbench.quant.temporal import Features
 
-        refuse_ranges_of_output(self, self.ranges, views)
         evidence, features = views[0].required_evidence(), Features.of(views)
         parts = [features.part(index, self.ranges, evidence.calls.steps) for index in range(self.ranges)]
         return LogFeatures(self, parts, evidence.remember)
 
-    def values(self) -> int:
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
         return 2 * self.ranges
 
     def levels(self, bits: int) -> int:
@@ -81,6 +80,8 @@ class HidiTq(ActivationPart):
 
 class LogFeatures(Activation):
     """The grid of each range of steps, searched for when it is first used with so many bits."""
+
+    own_format = True
 
     def __init__(self, part: HidiTq, features: Sequence[Features], remember: Callable[..., dict[str, Any]]) -> None:
         self.part, self.features, self.remember = part, list(features), remember

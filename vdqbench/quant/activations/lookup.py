@@ -44,12 +44,14 @@ class Lookup(ActivationPart):
             )
         return Rows(features.rows)
 
-    def values(self) -> int:
-        return 0
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
+        return shape[1] * steps
 
 
 class Rows(Activation):
     """A row [C] for each step."""
+
+    own_format = True
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.ranges = rows, len(rows)

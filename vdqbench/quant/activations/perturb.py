@@ -52,13 +52,15 @@ class Perturb(ActivationPart):
         factors = torch.rand(rows.shape[1], generator=generator) * 3 - 1.5
         return Disturbed(self.kind, float(rows.amin()), float(rows.amax()), factors.to(rows.device))
 
-    def values(self) -> int:
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
         return 0
 
 
 @dataclass(frozen=True)
 class Disturbed(Activation):
     """Applies it, to features of the same range."""
+
+    own_format = True
 
     kind: str
     low: float

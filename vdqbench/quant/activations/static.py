@@ -82,20 +82,19 @@ class Static(ActivationPart):
         lo, hi = OBSERVERS[self.observer](by_range(lo, self.ranges), by_range(hi, self.ranges), self.momentum)
         return StaticRange(lo, hi, self.symmetric, family)
 
-    def values(self) -> int:
+    def values(self, shape: tuple[int, ...], steps: int) -> int:
         return self.ranges * (1 if self.symmetric else 2) * (2 if self.split_branches else 1)
 
     def _sampled(self, views: Sequence[LayerView], family: str) -> StaticRange:
         import torch
 
-        from vdqbench.quant.temporal import refuse_ranges_of_output, samples_by_range
+        from vdqbench.quant.temporal import samples_by_range
 
         if self.split_branches:
             raise Unsupported(
                 f"{self.key('split_branches')}=True needs the extremes of each guidance branch, which samples do not tell apart: "
                 f"{self.key('observer')}={self.observer} must be one of {', '.join(OBSERVERS)}"
             )
-        refuse_ranges_of_output(self, self.ranges, views)
         samples = samples_by_range(views, self.ranges)
         percentile = self.percentile if self.observer == "percentile" else 100.0
         bounds = [percentile_range(values, percentile) for values in samples]

@@ -90,10 +90,9 @@ class Forward:
         y = self.multiply(self.plan.module, values, *self.parameters(moment), factor)
         for branch in prologue.branches:
             y = y + branch(transformed)
-        encoder = self.plan.output_encoder(moment)
-        if encoder is None:
+        if prologue.output is None:
             return y
-        coded = encoder(y)
+        coded = prologue.output(y)
         return (coded.values * coded.delta).to(y.dtype)
 
     def parameters(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
