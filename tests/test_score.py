@@ -351,6 +351,13 @@ def test_references_are_made_for_those_who_look_at_them():
     )
 
 
+def test_a_metric_without_its_weights_is_refused_before_any_video_is_made(tmp_path, capsys):
+    for metric, sentence in (("vqa", "DOVER.pth"), ("fvd_styleganv", "i3d"), ("vbench_dynamic_degree", "frames per second")):
+        assert main([f"metric=[{metric}]", f"out={tmp_path / 'out'}", "quiet=true", "method=fp"]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.mkv")) and not list(tmp_path.rglob("record.json"))
+
+
 def test_set_metrics_run_in_a_cell(tmp_path, monkeypatch):
     conf = tmp_path / "conf" / "metric"
     conf.mkdir(parents=True)

@@ -15,6 +15,7 @@ vdqbench: the bench for post-training quantization of video diffusion models
 
   vdqbench table=quickstart                              a table: its cells, then the table
   vdqbench table=asq_tsq/table3 preset=mini              a paper's table on the matching mini
+  vdqbench 'table=asq_tsq/*' preset=mini                 all tables of a paper
   vdqbench model=mini_stdit method=tsq bits=w4a8         one cell
   vdqbench method=cw_tw,asq,tsq bits=w8a8,w4a8           a sweep (-m is understood, and not needed)
   vdqbench ... hydra/launcher=parallel                   the same in several processes (local, parallel, cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -77,10 +78,12 @@ def measured(cell: Cell, store: Store, progress: Progress) -> Calibration:
                     advance(1)
 
                 runs = [partial(trajectory, Job(*sample)) for sample in cell.calibration_samples]
-                calls = CallRecorder(adapter.clock)
+                calls, began = CallRecorder(adapter.clock), time.perf_counter()
                 statistics = calibrate(adapter.denoiser, adapter.layers(), runs, adapter.clock, sampler=cell.sampler.semantic, calls=calls)
             path = store.put(*where, statistics.save)
             store.put(*beside, calls.recorded().save)
+            text = json.dumps({"seconds": time.perf_counter() - began})
+            store.put("timing", cell.statistics_key, ".json", partial(Path.write_text, data=text))
     statistics = Calibration.load(path)
     statistics.check(cell.sampler.semantic)
     return statistics
@@ -100,6 +103,7 @@ def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Ad
 
     statistics = calibration(cell, store, progress)
     adapter = load_adapter(cell)
+    found: list[str] = []
     model = quantize(
         adapter.denoiser,
         adapter.layers(),
@@ -109,9 +113,9 @@ def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Ad
         kernel=cell.config["kernel"],
         anatomy=adapter.anatomy(),
         calls=partial(calls, cell, store) if statistics is not None else None,
-        remember=partial(_remember, cell, store, progress),
+        remember=partial(_remember, cell, store, progress, found),
     )
-    model.operations = operations(cell, store)
+    model.operations, model.found = operations(cell, store), found
     try:
         yield adapter, model
     finally:
@@ -134,11 +138,14 @@ def operations(cell: Cell, store: Store) -> list[Operation]:
     return [Operation(**one) for one in json.loads(path.read_text())]
 
 
-def _remember(cell: Cell, store: Store, progress: Progress, key: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What a part found on this model and calibration, as an artefact, so that it is searched for once."""
+def _remember(
+    cell: Cell, store: Store, progress: Progress, found: list[str], key: Any, make: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """What a part found on this model and calibration, as an artefact, so that it is searched for once; its key is noted."""
     from safetensors.torch import load_file, save_file
 
     where = ("found", key_of([cell.statistics_key, key]), ".safetensors")
+    found.append(where[1])
     with store.lock("found", where[1], lambda: progress.say(f"{cell.label}: another process searches; waiting")):
         path = store.get(*where)
         if path is None:
@@ -153,7 +160,7 @@ def report(cell: Cell, store: Store, progress: Progress) -> dict[str, Any]:
     path = store.get(*where)
     if path is None:
         with quantized(cell, store, progress) as (_, model):
-            made = model.report()
+            made = {**model.report(), "found": sorted(set(model.found))}
         path = store.put(*where, lambda file: file.write_text(json.dumps(made)))
     return json.loads(path.read_text())
 

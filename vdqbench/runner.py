@@ -86,6 +86,7 @@ def new_record(cell: Cell) -> Record:
         keys={
             "reference": cell.reference().key,
             "calibration": cell.calibration_key,
+            "statistics": cell.statistics_key,
             "report": cell.report_key,
             "videos": [cell.video_key(sample) for sample in cell.samples],
             "reference_videos": [cell.reference().video_key(sample) for sample in cell.samples],

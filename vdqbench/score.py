@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from vdqbench.metrics.base import Metric, Score, Streaming, VideoBatch
 
+log = logging.getLogger(__name__)
 BATCH = 16
 """Videos that are decoded and scored at once; it changes no score."""
 OPERATIONAL = ("batch_size", "device")
@@ -112,6 +114,28 @@ def check(nodes: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"metric.{name}.backbone.weights={weights} does not exist; give a file of weights or the name of a released set"
             )
+
+
+def try_out(cells: Sequence[Cell]) -> None:
+    """Build every metric of the cells once, before any video is made for it; one that fails for another reason fails its own cells.
+
+    Raises:
+        ConfigError: a metric lacks its weights or another option, or is not defined on the model.
+    """
+    tried: set[str] = set()
+    for cell in cells:
+        for options in (cell.config.get("metric") or {}).values():
+            here = {**options, **({"device": "cpu"} if "device" in options else {})}
+            name = json.dumps([here, cell.model.name], sort_keys=True, default=str)
+            if options.get("mode") == "system" or name in tried:
+                continue
+            tried.add(name)
+            try:
+                build(here, cell)
+            except ConfigError:
+                raise
+            except Exception as error:
+                log.info("%s cannot be built: %s", options["_target_"], error)
 
 
 def needs_references(options: Mapping[str, Any]) -> bool:

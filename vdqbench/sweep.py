@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from vdqbench.compose import Composer, expand
 from vdqbench.config import Cell
-from vdqbench.errors import ConfigError
+from vdqbench.errors import ConfigError, nearest
 from vdqbench.progress import Progress
 from vdqbench.record import Record
 from vdqbench.runner import is_done, metric_keys, new_record, task
+from vdqbench.score import check, try_out
 
 if TYPE_CHECKING:
     from vdqbench.report.spec import Table
@@ -63,12 +65,15 @@ class Arguments:
 
 @dataclass
 class Study:
-    """What the command line asks for, resolved and validated: cells, each with its overrides, and how to lay them out."""
+    """What the command line asks for, resolved and validated: cells, each with its overrides, and how to lay them out.
+
+    The jobs are those of the tables in turn, as many for each as it has cells.
+    """
 
     composer: Composer
     arguments: Arguments
     jobs: list[list[str]]
-    table: Table | None = None
+    tables: list[Table] = field(default_factory=list)
     preset: str | None = None
     plan: bool = False
 
@@ -79,21 +84,26 @@ class Study:
         composer = Composer(arguments.folders)
         control = arguments.control()
         paths = [o for o in arguments.overrides if o.startswith("hydra.searchpath")]
-        head: dict[str, Any] = composer.plain([*control, *paths]) if control else {"preset": None, "plan": False}
-        table = _table(head)
-        rows = [[f"study={table.name}", *row] for row in table.cells(head["preset"])] if table else [[]]
-        jobs = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
-        if table and len(jobs) != len(rows):
-            raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
+        head: dict[str, Any] = {"preset": None, "plan": False}
+        tables, jobs = [], []
+        for words_of_one in _each_table(composer, control):
+            head = composer.plain([*words_of_one, *paths]) if words_of_one else head
+            table = _table(head)
+            rows = [[f"study={table.name}", *row] for row in table.cells(head["preset"])] if table else [[]]
+            added = [cell for row in rows for cell in expand([*row, *arguments.of_cells()])]
+            if table and len(added) != len(rows):
+                raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
+            tables += [table] if table else []
+            jobs += added
         if not isinstance(head["plan"], bool):
             raise ConfigError(f"plan={head['plan']} must be true or false")
-        return cls(composer, arguments, jobs, table, head["preset"], head["plan"])
+        return cls(composer, arguments, jobs, tables, head["preset"], head["plan"])
 
     def cells(self) -> list[Cell]:
         """Raises ConfigError for the first cell that cannot be run as asked."""
         cells = [Cell.from_config(self.composer.plain(job)) for job in self.jobs]
         for cell in cells:
-            _check_metrics(cell)
+            check(cell.config.get("metric") or {})
         return cells
 
 
@@ -120,7 +130,7 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
     """Records of all cells, after running those that are not done; a cell that left no record is recorded as failed."""
     progress = Progress(quiet=cells[0].config["quiet"])
     done = [is_done(cell) for cell in cells]
-    _open_backbones([cell for cell, record in zip(cells, done, strict=True) if record is None])
+    try_out([cell for cell, record in zip(cells, done, strict=True) if record is None])
     todo = {
         (cell.run_dir, tuple(metric_keys(cell).items())): [*job, f"hydra.sweep.subdir={cell.model.name}/{cell.run_dir.name}"]
         for cell, job, record in zip(cells, jobs, done, strict=True)
@@ -143,16 +153,6 @@ def run_all(composer: Composer, jobs: Sequence[Sequence[str]], cells: Sequence[C
                 left = [one for one in [*part, *waiting] if len(part) > 1 and not _recorded(one[0], began)]
                 waiting, at_once = left or waiting, 1
     return [_record(cell, began) if record is None else record for cell, record in zip(cells, done, strict=True)]
-
-
-def _open_backbones(cells: Sequence[Cell]) -> None:
-    """Raises ConfigError for a metric's released weights that are not to be had, before any video is made for it."""
-    nodes = [options["backbone"] for cell in cells for options in (cell.config.get("metric") or {}).values() if options.get("backbone")]
-    foreign = {str(sorted(node.items())): node for node in nodes if node.get("model") != "mini_clip"}
-    for node in foreign.values():
-        from vdqbench.metrics.backbone import open_backbone
-
-        open_backbone(node, "cpu")
 
 
 @contextmanager
@@ -195,6 +195,24 @@ def _record(cell: Cell, began: str) -> Record:
     return record
 
 
+def _each_table(composer: Composer, control: Sequence[str]) -> list[list[str]]:
+    """The control words, once for each table that a pattern such as `table=qvd/*` stands for.
+
+    Raises:
+        ConfigError: no table fits the pattern.
+    """
+    pattern = next((word.partition("=")[2] for word in control if word.startswith("table=")), "")
+    if not any(sign in pattern for sign in "*?"):
+        return [list(control)]
+    known = composer.groups["table"]
+    names = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        folders = {f"{name.rpartition('/')[0]}/*" for name in known if "/" in name}
+        raise ConfigError(f"table={pattern} fits no table{nearest(pattern, folders)}")
+    others = [word for word in control if not word.startswith("table=")]
+    return [[*others, f"table={name}"] for name in names]
+
+
 def _table(head: dict[str, Any]) -> Table | None:
     from vdqbench.report.spec import Table
 
@@ -203,26 +221,6 @@ def _table(head: dict[str, Any]) -> Table | None:
             raise ConfigError(f"preset={head['preset']} belongs to a table: add table=NAME")
         return None
     return Table.from_config(head["table"])
-
-
-def _check_metrics(cell: Cell) -> None:
-    """Raises ConfigError if two chosen metrics would write the same score, or a metric's weights are not there."""
-    owner: dict[str, str] = {}
-    for name, options in cell.config.get("metric", {}).items():
-        if not isinstance(options, dict) or "_target_" not in options:
-            raise ConfigError(f"metric.{name}={options} is not a metric; choose metrics with metric=[NAME,NAME]")
-        for score in options.get("scores") or ():
-            if score in owner:
-                raise ConfigError(f"metric={owner[score]},{name} both give the score {score}; choose one of them")
-            owner[score] = name
-        backbone = options.get("backbone", {})
-        if not isinstance(backbone, dict):
-            raise ConfigError(f"metric.{name}.backbone={backbone} must be a mapping such as {{model: mini_clip}}")
-        weights = backbone.get("weights")
-        if isinstance(weights, str) and os.sep in weights and not Path(weights).expanduser().exists():
-            raise ConfigError(
-                f"metric.{name}.backbone.weights={weights} does not exist; give a file of weights or the name of a released set"
-            )
 
 
 def _show(study: Study) -> int:
@@ -243,19 +241,22 @@ def _finish(cells: Sequence[Cell], records: Sequence[Record], study: Study) -> i
     from vdqbench.report.plain import overview, summary
 
     console = Console(width=width())
-    if study.table is None:
+    if not study.tables:
         console.print(overview(records))
-    else:
+    waiting = list(records)
+    for table in study.tables:
         from vdqbench.report import render
         from vdqbench.report.table import rows
 
-        rendered = rows(study.table, records, preset=study.preset)
+        count = len(table.cells(study.preset))
+        rendered = rows(table, waiting[:count], preset=study.preset)
+        del waiting[:count]
         console.print(render.to_rich(rendered, width=width()))
         for path in render.write_all(rendered, Path(cells[0].out) / "tables"):
             Progress(quiet=cells[0].config["quiet"]).say(f"wrote {path}")
     if len(records) > 1 or any(record.state != "done" for record in records):
-        console.print(summary(records), markup=False, highlight=False)
-    if study.table is None:
+        console.print(summary(list({record.key: record for record in records}.values())), markup=False, highlight=False)
+    if not study.tables:
         for directory in dict.fromkeys(cell.run_dir for cell in cells):
             console.print(f"{directory}", markup=False, highlight=False, soft_wrap=True)
     return int(any(record.state == "failed" for record in records))

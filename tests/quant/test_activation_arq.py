@@ -159,6 +159,19 @@ def test_refusals():
             build(find("activations", "arq", ""), options)
 
 
+def test_frames_of_a_call_with_one_embedded_branch_are_one_sample():
+    """An even number of frames in dimension 0 is not two guidance branches."""
+    x = data(batch=4)
+    x[2:] *= 30
+    model = torch.nn.Sequential(torch.nn.Linear(24, 24, bias=False))
+    model[0].weight.data = torch.eye(24)
+    made = Recipe.from_config({"name": "m", "activation": {"grid": "arq"}}, {"weight": 16, "activation": 4}, 1)
+    for layout, expected in (("embedded", seen(x, branch="cond")), ("batched", seen(x))):
+        with quantize(model, {"0": "ffn.up"}, made, None, StepClock(1, layout=layout)):
+            torch.testing.assert_close(model(x), expected)
+    assert not torch.allclose(seen(x), seen(x, branch="cond"))
+
+
 def test_on_a_model_a_video_does_not_depend_on_its_other_branch():
     """Both branches in one call against each by itself; text tokens, which come unpadded in one row, stay in floating point."""
     config = method_config("dynamic", 1, sites__only=["self_attn.*", "temporal_attn.*", "ffn.*"])

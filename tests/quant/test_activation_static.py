@@ -130,6 +130,19 @@ def test_needs_and_identity():
     assert changed[0] != changed[1]
 
 
+def test_ranges_of_steps_are_not_cut_from_drawn_moments(calibrated):
+    """Their statistics are in the order of the draw, so that a part of them is no range of steps."""
+    draw = {"draw": "normal", "moments": 8}
+    with pytest.raises(
+        Unsupported, match=r"method\.activation\.ranges=4 needs statistics of every step: use method\.calibration\.draw=all"
+    ):
+        quantized(calibrated, "minmax", calibration=draw)
+    with pytest.raises(Unsupported, match=r"method\.transform\.smooth\.ranges=2 needs statistics of every step"):
+        quantized(calibrated, "minmax", calibration=draw, activation__ranges=1, transform={"smooth": {"ranges": 2}})
+    with quantized(calibrated, "minmax", calibration=draw, activation__ranges=1)[2]:
+        pass
+
+
 def test_refusals(calibrated):
     with pytest.raises(Unsupported, match=re.escape("method.activation.observer=mse must be one of minmax, ema, last")):
         quantized(calibrated, "mse", activation__split_branches=True)

@@ -78,6 +78,28 @@ def test_windows_of_a_convolution_are_what_it_multiplies(module):
     assert sorted(order) == list(range(len(expected))) and torch.allclose(found, expected[order], atol=1e-5)
 
 
+def test_layers_that_read_one_tensor_with_other_windows_or_after_a_change_have_samples_of_their_own():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow, self.late = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            x = x.clone()
+            return self.wide(x) + self.narrow(x) + self.late(x.mul_(10))
+
+    reads, clock = Reads().requires_grad_(False), StepClock()
+    recorder = CallRecorder(clock)
+    with recorder.attached(reads):
+        recorder.begin()
+        clock.reset(1)
+        reads(torch.ones(1, 3, 4, 4))
+    evidence = Evidence(reads, dict.fromkeys(("wide", "narrow", "late"), "conv"), recorder.recorded, All(tokens=5), clock)
+    assert evidence.samples("wide").values.shape == (5, 3, 3, 3)
+    assert torch.equal(evidence.samples("narrow").values, torch.ones(5, 3, 1, 1))
+    assert torch.equal(evidence.samples("late").values, torch.full((5, 3, 1, 1), 10.0))
+
+
 def test_the_unit_of_a_layer_is_what_plays_the_same_part(model):
     evidence = evidence_of(model, All())
     assert evidence.unit("blocks.0.attn.q") == "blocks.0.attn" and evidence.unit("blocks.1.mlp.fc2") == "blocks.1.mlp"

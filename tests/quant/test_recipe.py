@@ -17,7 +17,6 @@ from vdqbench.quant import parts
 from vdqbench.quant.parts import Site
 from vdqbench.quant.recipe import Recipe
 
-
 ARQ = {"dvd_quant", "dvd_bgr", "dvd_arq_only", "dvd_quant_teacache", "stp", "itp", "abs", "sba"}
 ONLINE = {"fp", "teacache", "dynamic", "minmax_dynamic", "quarot", "viditq_w8a8", "dvd_pbq_only"} | ARQ
 """Recipes that need no calibration."""

@@ -239,13 +239,11 @@ def test_in_a_model_every_weight_is_found_once_before_the_layers_are_exchanged()
     assert kept.made == 28
 
 
-def test_formats_with_scales_of_their_own_need_no_grid():
-    tiny, kept = tiny_models.FAMILIES["stdit"](), Kept()
-    outputs = []
-    for weight in ({"grid": "gptq"}, {"grid": "minmax"}):
-        method = {"sites": {"only": ["ffn.*"]}, "weight": weight}
-        outputs.append(run(tiny, Recipe.from_config(method, {"weight": 4, "activation": 16, "format": "mx"}, 4), kept))
-    assert kept.made == 0 and torch.equal(*outputs)
+def test_formats_with_scales_of_their_own_are_refused():
+    method = {"sites": {"only": ["ffn.*"]}, "weight": {"grid": "gptq"}}
+    made = Recipe.from_config(method, {"weight": 4, "activation": 16, "format": "mx"}, 4)
+    with pytest.raises(Unsupported, match=r"bits\.format=mx has scales of its own: use method\.weight\.grid=minmax"):
+        run(tiny_models.FAMILIES["stdit"](), made, Kept())
 
 
 def test_without_calls_there_is_nothing_to_learn_from():

@@ -182,13 +182,15 @@ class Evidence:
         values: dict[str, list[Tensor]] = {name: [] for name in self.roles}
         steps: dict[str, list[Tensor]] = {name: [] for name in self.roles}
         moment, times = 0, 1
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
+        seen: dict[Any, tuple[Tensor, Tensor]] = {}
 
         def keep(name: str, module: nn.Module, x: Tensor) -> None:
-            if id(x) not in seen:
+            window = tuple(str(getattr(module, option, None)) for option in ("kernel_size", "stride", "padding"))
+            key = id(x), -1 if x.is_inference() else x._version, window
+            if key not in seen:
                 generator = torch.Generator().manual_seed(self.draw.seed * 1_000_003 + moment)
-                seen[id(x)] = x, _tokens(module, x, self.draw.tokens, generator, of_output)  # x is kept alive, so its id is its own
-            rows = seen[id(x)][1]
+                seen[key] = x, _tokens(module, x, self.draw.tokens, generator, of_output)  # x is kept alive, so its id is its own
+            rows = seen[key][1]
             values[name] += [rows] * times
             steps[name] += [torch.full((len(rows),), self.clock.step)] * times
 

@@ -53,11 +53,14 @@ class GridPart(WeightPart):
         return make(view.site.formats[0], bits, self.symmetric)
 
     def quantize(self, view: LayerView, bits: int) -> QTensor:
-        """The weight rounded to the nearest point of its grid."""
+        """The weight rounded to the nearest point of its grid; formats with blocks bring their own scales."""
+        from vdqbench.quant.blocks import quantize_blocks
         from vdqbench.quant.quantizer import QTensor, centred_codes
         from vdqbench.quant.rows import Rows
 
         weight, fmt = view.weight, self.format(view, bits)
+        if fmt.block:
+            return quantize_blocks(weight, fmt, dim=1)
         rows = Rows.of(weight, self.per, self.group_size)
         params = rows.spread(self.fit(rows, fmt))
         return QTensor(centred_codes(weight, params, fmt), params, fmt)

@@ -72,7 +72,8 @@ class LayerPlan:
         output_range = clock.index(self.output.ranges) if self.output is not None else 0
         if activation is None:
             return Moment(weight_bits, activation_bits, clock.index(len(self.views)), 0, "both", output_range)
-        branch = clock.branch if activation.branches > 1 else "both"
+        both = activation.branches == 1 or clock.layout == "batched"
+        branch = "both" if both else "cond" if clock.layout == "embedded" else clock.branch  # an embedded call has one branch
         return Moment(weight_bits, activation_bits, clock.index(len(self.views)), clock.index(activation.ranges), branch, output_range)
 
     def quantized_weight(self, moment: Moment) -> QTensor | None:
@@ -80,10 +81,6 @@ class LayerPlan:
         if self.weight is None or moment.weight_bits is None:
             return None
         view = self.views[moment.view]
-        if make(self.site.formats[0], moment.weight_bits).block:
-            from vdqbench.quant.blocks import quantize_blocks
-
-            return quantize_blocks(view.weight, make(self.site.formats[0], moment.weight_bits), dim=1)
         if not view.sections:
             return self.weight(view, moment.weight_bits)
         return _joined([self.weight(view.restricted(section), moment.weight_bits) for section in slices(view.sections)])

@@ -83,9 +83,11 @@ class Quantized:
     Attributes:
         runs: what each quantized layer computes, by name.
         operations: of a forward pass, if bit operations are to be in the report.
+        found: keys of what its parts searched for.
     """
 
     operations: Sequence[Operation] = ()
+    found: Sequence[str] = ()
 
     def __init__(
         self,
@@ -161,6 +163,11 @@ def _check(recipe: Recipe, calibration: Calibration | None, calls: Callable[[], 
         raise ConfigError(f"method={recipe.name} needs a calibration; calibrate the model first")
     if calibration.steps != recipe.steps:
         raise ConfigError(f"sampler.steps={recipe.steps} differs from the {calibration.steps} steps of the calibration; calibrate again")
+    if recipe.draw.part_name() != "all":
+        for part in recipe.parts:
+            ranges = getattr(part, "ranges", 1)
+            if ranges > 1 and set(part.needs) - {"calls"}:  # the statistics of drawn moments are in the order of the draw
+                raise Unsupported(f"{part.key('ranges')}={ranges} needs statistics of every step: use method.calibration.draw=all")
 
 
 def _plans(

@@ -71,10 +71,15 @@ def _shown(option: Field[Any]) -> str:
 
 
 def describe(file: Path) -> str:
-    """The first comment of a config file that says something, else its title."""
+    """The first comment of a config file that says something, up to the first line that ends a clause, else its title."""
+    said: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ").strip()
-        if match := re.match(r"title: (.*)", line):
+            said.append(line.lstrip("# ").strip())
+            if said[-1].endswith((".", ";", ":")):
+                break
+        elif said:
+            break
+        elif match := re.match(r"title: (.*)", line):
             return match.group(1).strip("\"'")
-    return ""
+    return " ".join(said).rstrip(";:")

@@ -51,10 +51,13 @@ def needed(out: Path) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for path in sorted((out / "runs").glob("*/*/record.json")):
         try:
-            keys = Record.load(path).keys
-            found |= {("video", key) for key in (*keys["videos"], *keys["reference_videos"])}
+            record = Record.load(path)
+            keys = record.keys
+            found |= {(kind, key) for key in (*keys["videos"], *keys["reference_videos"]) for kind in ("video", "trace", "features")}
             found |= {("scores", key) for key in keys["metrics"].values()}
-            found |= {("report", keys["report"]), ("calibration", keys["calibration"] or "")}
+            found |= {(kind, keys["report"]) for kind in ("report", "sqnr")}
+            found |= {(kind, keys["statistics"]) for kind in ("calibration", "calls", "timing")}
+            found |= {("found", key) for key in (record.quantization or {}).get("found", [])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that run folder first") from error
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vdqbench.errors import Unsupported
+from vdqbench.quant.format import make
 from vdqbench.quant.grids import GridPart
 
 if TYPE_CHECKING:
@@ -72,7 +73,19 @@ class GPTQ(GridPart):
         return QTensor(codes.view_as(weight), params, fmt)
 
     def prepare(self, plans: Sequence[LayerPlan], evidence: Evidence | None) -> Callable[[LayerView, int], QTensor]:
-        """All weights of all layers, each found once for ever. `quantize` by itself, for searches, keeps nothing."""
+        """All weights of all layers, each found once for ever. `quantize` by itself, for searches, keeps nothing.
+
+        Raises:
+            Unsupported: weights in a format whose blocks bring their own scales.
+        """
+        for plan in plans:
+            widths = {bits for bits, _ in plan.site.plan(max(plan.steps, 1)) if bits is not None}
+            if any(make(plan.site.formats[0], bits).block for bits in widths):
+                family = plan.site.formats[0]
+                raise Unsupported(
+                    f"method.weight.grid=gptq rounds to a grid that it finds beforehand, and bits.format={family} has scales of its own: "
+                    "use method.weight.grid=minmax"
+                )
         if evidence is None:
             return self.quantize
         from vdqbench.quant.variants import identity, packed, unpacked, variant_name, variants
