@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vdqbench.replay import Calls
 
 VIDEO = ".mkv"
-OPERATIONS = 1
+OPERATIONS = 2
 """Version of the count of operations."""
 
 
@@ -102,7 +102,7 @@ def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Ad
     from vdqbench.quant.quantize import quantize
 
     statistics = calibration(cell, store, progress)
-    adapter = load_adapter(cell)
+    adapter, counted = load_adapter(cell), operations(cell, store)
     found: list[str] = []
     model = quantize(
         adapter.denoiser,
@@ -115,7 +115,7 @@ def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Ad
         calls=partial(calls, cell, store) if statistics is not None else None,
         remember=partial(_remember, cell, store, progress, found),
     )
-    model.operations, model.found = operations(cell, store), found
+    model.operations, model.found = counted, found
     try:
         yield adapter, model
     finally:
@@ -123,7 +123,7 @@ def quantized(cell: Cell, store: Store, progress: Progress) -> Iterator[tuple[Ad
 
 
 def operations(cell: Cell, store: Store) -> list[Operation]:
-    """Multiply-accumulates of one call of the denoiser for one video in one guidance branch. Stored."""
+    """Multiply-accumulates of one call of the unquantized denoiser for one video in one guidance branch. Stored."""
     from dataclasses import asdict
 
     from vdqbench.quant.bops import Operation

@@ -67,6 +67,8 @@ class Static(ActivationPart):
         for option, observer in (("momentum", "ema"), ("percentile", "percentile")):
             if self.observer != observer:
                 del options[option]
+        if self.observer == "mse":
+            options["version"] = 2  # the error is measured on values of all channels
         return options
 
     def fit(self, views: Sequence[LayerView]) -> StaticRange:
