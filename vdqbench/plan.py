@@ -11,12 +11,13 @@ from rich.table import Table
 from vdqbench.config import Cell
 from vdqbench.progress import width
 from vdqbench.record import Record
-from vdqbench.runner import is_done
+from vdqbench.runner import is_done, metric_keys
 from vdqbench.store import Store
 
 
 def show(cells: Sequence[Cell]) -> int:
-    """Print one line a cell; nothing is run, loaded or written."""
+    """Print one line for each different cell; nothing is run, loaded or written."""
+    cells = list({(cell.run_dir, tuple(metric_keys(cell).items())): cell for cell in cells}.values())
     store = Store(cells[0].out / "store")
     pace = seconds_per_video(cells[0].out)
     table = Table("cell", "key", "state", "calibration", "videos", "time")

@@ -155,3 +155,11 @@ def test_files_are_written_whole(rendered, tmp_path):
 )
 def test_numbers(value, digits, sign, text):
     assert layout.number(value, digits, sign) == text
+
+
+def test_a_table_wider_than_the_terminal_is_cut_into_parts_that_fit(rendered):
+    wide, narrow = shown(rendered, 100), shown(rendered, 34)
+    assert wide.count("FP16 [27]") == 1 and narrow.count("FP16 [27]") > 1
+    assert "…" not in narrow and max(map(len, narrow.splitlines())) <= 34
+    for text in ("CLIPSIM", "VQA", "Size_MB", "0.210", "54.27", "2.5"):
+        assert text in narrow

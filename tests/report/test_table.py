@@ -287,3 +287,45 @@ def test_a_product_is_a_row_for_each_pair():
     for wrong in ({"product": {"bits": ["w8a8"]}}, {"product": {"bits": ["w8a8"], "method": "*"}, "without": ["nothing"]}):
         with pytest.raises(ConfigError, match=r"product must name two|without=nothing is not an option of method"):
             Table.from_config({**config, "rows": [wrong]})
+
+
+def test_a_column_can_have_another_unit_than_the_record(make_record):
+    columns = ({"score": "weight_size", "paper": "size", "scale": 0.001, "digits": 1}, {"score": "clipsim", "scale": 100})
+    made = table(FP, {**ASQ, "paper": {"size": 5.7}}, columns=columns, paper=PAPER)
+    records = [
+        make_record({"clipsim": [v, v + 0.1], "weight_size": size}, model="opensora_v1") for v, size in ((0.5, 22800.0), (0.2, 5800.0))
+    ]
+    rendered = rows(made, records)
+    assert cell(rendered, "8/8 ASQ").mean == pytest.approx(5.8) and cell(rendered, "8/8 ASQ").paper_difference == pytest.approx(0.1)
+    apart = cell(rendered, "8/8 ASQ", 1)
+    assert apart.mean == pytest.approx(25) and apart.difference.mean == pytest.approx(-30) and apart.se == pytest.approx(5)
+    with pytest.raises(ConfigError, match="scale=0 of column clipsim must be a positive number"):
+        table(columns=({"score": "clipsim", "scale": 0},))
+
+
+def test_a_ratio_says_how_many_times_less_a_row_needs(make_record):
+    columns = ({"score": "weight_size", "ratio": True, "higher_is_better": True, "digits": 2},)
+    records = [make_record({"weight_size": size, "clipsim": [0.1]}) for size in (8.0, 2.0, 4.0)]
+    rendered = rows(table(FP, ASQ, TSQ, columns=columns), records)
+    assert [line.cells[0].mean for line in rendered.lines] == [1.0, 4.0, 2.0]
+    assert ranks(rendered) == {"FP16": 0, "8/8 ASQ": 1, "8/8 TSQ": 0} and rendered.headings[0].arrow == "↑"
+    lost = rows(table(FP, ASQ, columns=columns), [make_record(state="failed", reason="no"), records[1]])
+    assert cell(lost, "8/8 ASQ").state == "missing"
+
+
+def test_a_speedup_needs_a_measurement(make_record):
+    columns = ({"score": "seconds", "ratio": True, "measured": True},)
+    records = [make_record({"seconds": 8.0}, kernel=None), make_record({"seconds": 2.0})]
+    rendered = rows(table(columns=columns), records)
+    assert cell(rendered, "FP16").mean == 1.0 and cell(rendered, "8/8 ASQ").state == "unavailable"
+
+
+def test_a_row_is_a_cell_or_an_average_or_unavailable():
+    for wrong in ({"overrides": ["method=x"], "unavailable": "no"}, {"average_of": {"label": "ASQ"}, "unavailable": "no"}):
+        with pytest.raises(ConfigError, match="or unavailable with the reason"):
+            table(FP, ASQ, {"label": "X", **wrong})
+
+
+def test_a_figure_is_named_as_such():
+    rendered = rows(table(FP, ASQ, paper={**PAPER, "table": "Fig. 6"}), [None, None])
+    assert "paper: P, arXiv:1234.5678, Fig. 6" in rendered.notes

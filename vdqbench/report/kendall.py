@@ -41,7 +41,7 @@ def kendall(strata: Sequence[Stratum]) -> Tau:
         return Tau(pairs, None, None)
     s = sum(agreement(stratum) for stratum in strata)
     tau = s / math.sqrt((pairs - tied_x) * (pairs - tied_y))
-    ties = [tuple(tuple(sorted(Counter(v[side] for v in stratum).values())) for side in (0, 1)) for stratum in strata]
+    ties = [tuple(_ties([values[side] for values in stratum]) for side in (0, 1)) for stratum in strata]
     if any(max(map(max, both)) > 1 and min(map(max, both)) > 1 and min(map(_states, both)) > STATES for both in ties if all(both)):
         variance = sum(_variance(*both) for both in ties if all(both))
         return Tau(pairs, tau, math.erfc(abs(s) / math.sqrt(2 * variance)), exact=False)
@@ -52,6 +52,11 @@ def kendall(strata: Sequence[Stratum]) -> Tau:
     return Tau(pairs, tau, extreme / sum(counts.values()))
 
 
+def _ties(values: Sequence[float]) -> tuple[int, ...]:
+    """Sizes of groups of equal values, from the lowest value."""
+    return tuple(count for _, count in sorted(Counter(values).items()))
+
+
 def agreement(stratum: Stratum) -> int:
     """S: concordant minus discordant pairs."""
     return sum(_sign(a[0] - b[0]) * _sign(a[1] - b[1]) for a, b in itertools.combinations(stratum, 2))
@@ -59,7 +64,7 @@ def agreement(stratum: Stratum) -> int:
 
 @cache
 def null_distribution(x: tuple[int, ...], y: tuple[int, ...]) -> dict[int, int]:
-    """How often each S occurs, up to a common factor, when items with ties of these sizes in x and in y are matched at random."""
+    """How often each S occurs, up to a common factor, when items are matched at random; x and y are sizes of ties from the lowest value."""
     if max(x, default=1) > 1 and max(y, default=1) > 1:
         return _both_tied(x, y) if _states(x) <= _states(y) else _both_tied(y, x)
     ties = x if max(x, default=1) > 1 else y

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from vdqbench.report.table import Rendered
 from vdqbench.store import write_atomic
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -44,16 +44,48 @@ def write_all(rendered: Rendered, folder: str | Path) -> list[Path]:
 def to_rich(rendered: Rendered, width: int = 110) -> Group:
     """Title, table and notes for a terminal of so many columns; rules part the groups.
 
-    The standard error stands beside the difference, or below it where the table would be too wide.
+    The standard error stands beside the difference, or below it where the table would be too wide; one that is still too wide is cut
+    into several, with the labels of the rows in each.
     """
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.text import Text
 
-    table = _rich_table(rendered, " ")
-    if Console(width=10_000).measure(table).maximum > width:
-        table = _rich_table(rendered, "\n")
-    parts = [Text(rendered.title, style="bold"), Text(), table, Text(), Text("\n".join(_notes(rendered)), style="dim")]
+    tables = [_rich_table(part, gap) for part, gap in _fitting(rendered, width)]
+    parts: list[RenderableType] = [Text(rendered.title, style="bold"), Text()]
+    for table in tables:
+        parts += [table, Text()]
+    parts.append(Text("\n".join(_notes(rendered)), style="dim"))
     return Group(*parts, *(below.to_rich(rendered.agreement) if rendered.agreement else ()))
+
+
+def _fitting(rendered: Rendered, width: int) -> list[tuple[Rendered, str]]:
+    """The table in parts that fit into the width, each with the gap between difference and standard error."""
+    from rich.console import Console
+
+    console = Console(width=10_000)
+
+    def wide(start: int, end: int, gap: str) -> int:
+        return console.measure(_rich_table(_part(rendered, start, end), gap)).maximum
+
+    count = len(rendered.headings)
+    for gap in (" ", "\n"):
+        if wide(0, count, gap) <= width:
+            return [(rendered, gap)]
+    labels = wide(0, 0, gap)
+    parts, start, used = [], 0, labels
+    for i in range(count):
+        own = wide(i, i + 1, gap) - labels
+        if used + own > width and i > start:
+            parts.append((_part(rendered, start, i), gap))
+            start, used = i, labels
+        used += own
+    return [*parts, (_part(rendered, start, count), gap)]
+
+
+def _part(rendered: Rendered, start: int, end: int) -> Rendered:
+    """The table with some of its columns."""
+    lines = tuple(replace(line, cells=line.cells[start:end]) for line in rendered.lines)
+    return replace(rendered, headings=rendered.headings[start:end], lines=lines)
 
 
 def _rich_table(rendered: Rendered, gap: str) -> Table:

@@ -12,7 +12,7 @@ rows:
   - {product: {bits: [w8a8, w4a8], method: "*"}, without: [fp]}      # a row for each pair: group w8a8, label of each method
   - {label: Theirs, group: 8/8, unavailable: its code was never released, paper: {clipsim: 0.1990}}
 claims: ["Mine > FP16 on clipsim, mean over all"]                    # of the paper, see vdqbench.report.claims
-audit: [{difference: {of: [FP16, 8/8 Theirs], on: clipsim, stated: "0.0008"}}]      # of the paper, see vdqbench.report.audit
+audit: [{difference: {of: [FP16, 8/8 Theirs], column: clipsim, stated: "0.0008"}}]      # of the paper, see vdqbench.report.audit
 """
 
 from __future__ import annotations

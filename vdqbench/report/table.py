@@ -235,15 +235,15 @@ def _cell(column: Column, heading: Heading, row: Row, record: Record | None, com
     values = _samples(column, record)
     own = over_prompts(values)
     apart, marks = _compared(column, heading, row, values, compared, notes)
-    low, high = score.get("interval") or (None, None)
+    interval = score.get("interval")
     return Cell(
         "done",
-        score["mean"] * column.scale,
+        float(score["mean"]) * column.scale,
         own.se if own else None,
         int(score.get("n") or len(values)),
         apart,
         notes=marks,
-        interval=None if low is None else (low * column.scale, high * column.scale),
+        interval=(interval[0] * column.scale, interval[1] * column.scale) if interval else None,
     )
 
 
@@ -350,7 +350,8 @@ def _general(
     yield from _conditions(table, models, done.values())
     yield from _protocols(headings, list(done.values()))
     if table.paper is not None:
-        yield f"paper: {table.paper.title}, arXiv:{table.paper.arxiv}, table {table.paper.table}"
+        where = f"table {table.paper.table}" if table.paper.table.isdigit() else table.paper.table
+        yield f"paper: {table.paper.title}, arXiv:{table.paper.arxiv}, {where}"
     yield from (note for note in (table.note, preset_note) if note)
 
 
