@@ -20,7 +20,7 @@ from vdqbench.store import key_of, sha256
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "config.yaml").is_file())
 WEIGHTS = PACKAGE / "models" / "weights"
-GENERATION, CALIBRATION = 1, 2
+GENERATION, CALIBRATION, ACCOUNT = 1, 2, 2
 """Versions of the algorithms; raise one when its output changes."""
 
 
@@ -238,9 +238,14 @@ class Cell:
         }
 
     @property
+    def layers_key(self) -> str:
+        """Key of what is measured on the quantized layers."""
+        return key_of(["report", self.generation])
+
+    @property
     def report_key(self) -> str:
         """Key of the account of sizes and bits."""
-        return key_of(["report", self.generation])
+        return key_of(["report", ACCOUNT, self.config["kernel"], self.generation])
 
     def video_key(self, sample: tuple[str, str, int]) -> str:
         return key_of([self.generation, sample])

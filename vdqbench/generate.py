@@ -169,7 +169,7 @@ def sqnr(cell: Cell, store: Store, progress: Progress) -> dict[str, Any]:
     """Signal-to-quantization-noise ratio of each quantized layer at each step, and the layers' roles. Stored."""
     from vdqbench.quant.sqnr import layer_sqnr
 
-    where = ("sqnr", cell.report_key, ".json")
+    where = ("sqnr", cell.layers_key, ".json")
     path = store.get(*where)
     if path is None:
         measured(cell, store, progress)

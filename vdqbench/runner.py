@@ -88,6 +88,7 @@ def new_record(cell: Cell) -> Record:
             "calibration": cell.calibration_key,
             "statistics": cell.statistics_key,
             "report": cell.report_key,
+            "layers": cell.layers_key,
             "videos": [cell.video_key(sample) for sample in cell.samples],
             "reference_videos": [cell.reference().video_key(sample) for sample in cell.samples],
             "metrics": metric_keys(cell),

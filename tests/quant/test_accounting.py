@@ -11,8 +11,10 @@ from vdqbench.calibrate import calibrate
 from vdqbench.clock import StepClock
 from vdqbench.errors import ConfigError
 from vdqbench.models.stdit import STDiT
-from vdqbench.quant.accounting import account
+from vdqbench.quant.accounting import account, bit_operations
+from vdqbench.quant.bops import Operation
 from vdqbench.quant.kernels.sim import Sim
+from vdqbench.quant.parts import Site
 from vdqbench.quant.quantize import quantize, sites_of
 
 STEPS = 20
@@ -106,3 +108,22 @@ def test_a_calibration_that_is_missing_or_of_another_length_is_an_error():
     calibration = calibrate(model, roles(model), [lambda: sample(model, clock, 0, steps=2)], clock)
     with pytest.raises(ConfigError, match=r"sampler.steps=4 differs from the 2 steps of the calibration"):
         quantize(model, roles(model), recipe("asq"), calibration, clock)
+
+
+@pytest.mark.parametrize(("method", "activation"), [("linear", 4), ("qvd_fp_temporal", 10), ("qvd_lookup", 10), ("qvd_per_step", 4)])
+def test_features_left_in_floating_point_count_as_such(method, activation):
+    layers = [Site("a", "ffn.up", (4, 10), None, None), Site("b", "time_proj", (4, 10), None, None)]
+    made = recipe(method, 4, 4)
+    assert made.average_bits(layers) == (4, activation)
+    operations = [Operation(name, "linear", 1000, 10) for name in ("a", "b")]
+    quantized, full = 4 * 4 + 4 + 4, 4 * 16 + 4 + 16
+    expected = 1000 * (quantized + (quantized if activation == 4 else full))
+    assert bit_operations(operations, layers, made)["total"] == expected
+
+
+def test_low_rank_branches_are_counted():
+    layers = [Site("a", "ffn.up", (64, 128), None, None)]
+    tokens, rank = 7, 32
+    operations = [Operation("a", "linear", 64 * 128 * tokens, 128)]
+    made = bit_operations(operations, layers, recipe("svdquant", 4, 4))
+    assert made["total"] == tokens * (64 * 128 * (16 + 8) + rank * (64 + 128) * (256 + 32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 from vdqbench.quant.bops import Operation, total_bops
@@ -107,8 +107,8 @@ def bit_operations(
 ) -> dict[str, Any]:
     """Bit operations of one forward pass of one video in one guidance branch, averaged over the steps of a trajectory.
 
-    BOPs = MACs (w a + w + a), what stays in floating point at 16 bits; products of activations (attention) do so always. A step
-    that is not computed costs nothing.
+    BOPs = MACs (w a + w + a), what stays in floating point at 16 bits; products of activations (attention) and low-rank branches do
+    so always. A step that is not computed costs nothing. Smoothing, rotation and the search for dynamic ranges are not counted.
 
     Args:
         operations: of such a pass, see `vdqbench.quant.macs.count`.
@@ -117,7 +117,9 @@ def bit_operations(
     Returns:
         linear, conv, matmul and total, and the formula.
     """
-    plans = {} if recipe.is_fp else {s.name: recipe.schedule.plan(s, recipe.steps, chosen) for s in recipe.assign(layers)}
+    sites = [] if recipe.is_fp else recipe.assign(layers)
+    plans = {site.name: recipe.plan(site, chosen) for site in sites}
+    branches = _branches(operations, sites, recipe)
     full, sums, priced = float(FLOAT_BITS), dict.fromkeys(("linear", "conv", "matmul", "total"), 0.0), dict[Any, dict[str, float]]()
     for step in range(recipe.steps):
         if computed is not None and not computed[step]:
@@ -125,6 +127,17 @@ def bit_operations(
         bits = {name: (float(plan[step][0] or full), float(plan[step][1] or full)) for name, plan in plans.items()}
         key = tuple(bits.values())
         if key not in priced:
-            priced[key] = total_bops(operations, bits, (full, full), (full, full))
+            priced[key] = total_bops([*operations, *branches], bits, (full, full), (full, full))
         sums = {name: sums[name] + priced[key][name] for name in sums}
     return {**{name: value / recipe.steps for name, value in sums.items()}, "formula": "uniq_nolog", "float_bits": FLOAT_BITS}
+
+
+def _branches(operations: Sequence[Operation], sites: Iterable[Site], recipe: Recipe) -> list[Operation]:
+    """What the branches of transforms compute beside the quantized layers."""
+    shapes = {site.name: site.shape for site in recipe.quantized(sites)}
+    extra = {name: sum(part.branch_macs(shape) for part in recipe.transforms) for name, shape in shapes.items()}
+    return [
+        Operation(f"{one.name}.branch", one.kind, one.macs // prod(shapes[one.name]) * extra[one.name], one.reduction)
+        for one in operations
+        if extra.get(one.name)
+    ]

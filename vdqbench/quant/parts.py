@@ -195,6 +195,10 @@ class TransformPart(Part):
         """How many numbers are stored for a layer with a weight of this shape."""
         raise NotImplementedError
 
+    def branch_macs(self, shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates of its branch for one token, in 16 bits."""
+        return 0
+
     @property
     def value_bytes(self) -> int:
         """Bytes of each of them."""
@@ -248,9 +252,14 @@ class Activation:
 
 
 class ActivationPart(Part):
-    """How the grid of an input is found."""
+    """How the grid of an input is found.
+
+    Attributes:
+        floating: whether what the layer sees stays in floating point.
+    """
 
     where = "method.activation"
+    floating: ClassVar[bool] = False
 
     def fit(self, views: Sequence[LayerView]) -> Activation:
         """The quantizer of one layer from its views (one for each range of its transforms)."""

@@ -10,6 +10,7 @@ from vdqbench.errors import ConfigError, Unsupported, nearest
 from vdqbench.quant.format import FLOAT_BITS, families, make, of_tensor
 from vdqbench.quant.parts import (
     ActivationPart,
+    Bits,
     DrawPart,
     Part,
     ReusePart,
@@ -195,6 +196,12 @@ class Recipe:
             sites = part.apply(sites)
         return sites
 
+    def plan(self, site: Site, chosen: Sequence[int] | None = None) -> list[Bits]:
+        """Bits of a layer at each step as they count: the schedule's, and none for an input that its grid leaves in floating point."""
+        plan = self.schedule.plan(site, self.steps, chosen)
+        of_input, _ = self.activation_at(site)
+        return plan if of_input is not None and not of_input.floating else [(weight, None) for weight, _ in plan]
+
     def quantized(self, sites: Iterable[Site]) -> list[Site]:
         """Those of the layers that are quantized at some step."""
         return [site for site in sites if any(bits != (None, None) for bits in self.schedule.plan(site, self.steps))]
@@ -212,7 +219,7 @@ class Recipe:
         """
         total, weight, activation = 0, 0.0, 0.0
         for site in self.assign(layers):
-            plan = self.schedule.plan(site, self.steps, chosen)
+            plan = self.plan(site, chosen)
             plan = [bits for bits, counts in zip(plan, computed or [True] * self.steps, strict=True) if counts]
             total += site.elements
             weight += site.elements * sum(_stored(w, site.formats[0]) for w, _ in plan) / len(plan)

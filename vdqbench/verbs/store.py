@@ -55,7 +55,7 @@ def needed(out: Path) -> set[tuple[str, str]]:
             keys = record.keys
             found |= {(kind, key) for key in (*keys["videos"], *keys["reference_videos"]) for kind in ("video", "trace", "features")}
             found |= {("scores", key) for key in keys["metrics"].values()}
-            found |= {(kind, keys["report"]) for kind in ("report", "sqnr")}
+            found |= {("report", keys["report"]), ("sqnr", keys["layers"])}
             found |= {(kind, keys["statistics"]) for kind in ("calibration", "calls", "timing")}
             found |= {("found", key) for key in (record.quantization or {}).get("found", [])}
         except (OSError, ValueError, KeyError, TypeError) as error:

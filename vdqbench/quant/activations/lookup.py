@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Lookup(ActivationPart):
     """No options. Bits do not matter; the rows are float32."""
 
+    floating = True
     needs = ("calls",)
 
     def fit(self, views: Sequence[LayerView]) -> Rows:

@@ -31,6 +31,7 @@ class Perturb(ActivationPart):
     kind: str = "outliers"
     seed: int = 0
 
+    floating = True
     needs = ("calls",)
 
     def __post_init__(self) -> None:

@@ -86,6 +86,9 @@ class LowRank(TransformPart):
             raise Unsupported(f"layer {layers[0].site.name} is not finite once quantized, so that no low-rank branch can be chosen for it")
         return _named(layers, *kept, sizes)
 
+    def branch_macs(self, shape: tuple[int, ...]) -> int:
+        return self.rank * (math.prod(shape[1:]) + shape[0])
+
     def values(self, shape: tuple[int, ...]) -> int:
         return self.ranges * self.rank * (math.prod(shape[1:]) + shape[0])
 
