@@ -48,7 +48,7 @@ def test_store_shows_and_prunes_what_no_record_needs(out, capsys):
     assert "calibration" in capsys.readouterr().out
     assert main(["store", str(out), "--prune"]) == 0
     assert "deleted 2 files" in capsys.readouterr().out
-    assert {(kind, key) for kind, key, _ in Store(out / "store").entries()} == needed(out)
+    assert {(kind, key) for kind, key, _ in Store(out / "store").entries()} <= needed(out)
     assert not Store(out / "store").has("video", "ff06", ".bin")
 
 

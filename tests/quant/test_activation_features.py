@@ -108,9 +108,14 @@ def test_at_the_site_before_the_activation_function(calibrated):
 def test_a_scale_for_each_step(calibrated):
     run = Run(calibrated, {"grid": "hidi_tq", "ranges": STEPS})
     assert run.activation.ranges == STEPS and len({run.activation.found(8, i).scale for i in range(STEPS)}) == STEPS
-    assert build(find("activations", "hidi_tq", ""), {"ranges": STEPS}).values() == 2 * STEPS
-    with pytest.raises(Unsupported, match=re.escape("method.activation.ranges=4 needs method.activation.temporal.site=post")):
-        Run(calibrated, {"grid": "hidi_tq", "ranges": STEPS, "site": "pre"})
+    assert build(find("activations", "hidi_tq", ""), {"ranges": STEPS}).values((4, 4), STEPS) == 2 * STEPS
+    before = Run(calibrated, {"grid": "hidi_tq", "ranges": STEPS, "site": "pre"})
+    assert before.activation is None and before.output.ranges == STEPS  # each step's output is on the grid of its own step
+    for step in range(STEPS):
+        found = before.output.found(8, step)
+        magnitude = (before.sources[step][0] - found.beta).abs() / found.scale
+        octaves = magnitude[magnitude > 2.0**-126].log2()
+        torch.testing.assert_close(octaves, octaves.round(), atol=1e-3, rtol=0)
     with pytest.raises(ConfigError, match="must divide the 4 steps"):
         recipe("dynamic", activation__temporal={"grid": "hidi_tq", "ranges": 3})
 

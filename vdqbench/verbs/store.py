@@ -55,8 +55,9 @@ def needed(out: Path) -> set[tuple[str, str]]:
             keys = record.keys
             found |= {(kind, key) for key in (*keys["videos"], *keys["reference_videos"]) for kind in ("video", "trace", "features")}
             found |= {("scores", key) for key in keys["metrics"].values()}
-            found |= {("report", keys["report"]), ("sqnr", keys["layers"])}
-            found |= {(kind, keys["statistics"]) for kind in ("calibration", "calls", "timing")}
+            found |= {("report", keys["report"]), ("sqnr", keys.get("layers", ""))}
+            statistics = keys.get("statistics") or keys["calibration"] or ""
+            found |= {(kind, statistics) for kind in ("calibration", "calls", "timing")}
             found |= {("found", key) for key in (record.quantization or {}).get("found", [])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that run folder first") from error
