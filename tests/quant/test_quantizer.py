@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vdqbench.quant.format import Format, PerChannel, PerTensor, PerToken
+from vdqbench.quant.format import Format, PerTensor, PerToken
 from vdqbench.quant.quantizer import choose_qparams, dequantize, fake_quantize, quantize
 
 GOLDEN = torch.tensor([[-1.0, 0.25, 0.5, 2.0], [0.1, 0.2, 0.3, 0.4]])
@@ -27,7 +27,7 @@ def fitted(x, fmt):
 
 
 def test_the_worked_example_of_the_papers_code():
-    params = choose_qparams(*PerChannel(0).bounds(GOLDEN), Format(4))
+    params = choose_qparams(*PerToken().bounds(GOLDEN), Format(4))
     torch.testing.assert_close(params.delta.flatten(), torch.tensor([0.2, 0.4 / 15]))
     assert params.zero.flatten().tolist() == [5, 0]
     codes = quantize(GOLDEN, params, Format(4))
@@ -47,15 +47,13 @@ def test_granularities():
     x = torch.arange(24.0).reshape(2, 3, 4)
     assert PerTensor().bounds(x)[1].shape == (1, 1, 1)
     assert PerToken().bounds(x)[1].flatten().tolist() == [3, 7, 11, 15, 19, 23]
-    assert PerChannel(0).bounds(x)[1].flatten().tolist() == [11, 23]
-    assert [g.groups((2, 3, 4)) for g in (PerTensor(), PerToken(), PerChannel(0), PerChannel(-1))] == [1, 6, 2, 4]
 
 
 def test_a_dead_channel_touches_no_other():
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     dead = weight.clone()
     dead[3] = 0
-    alive, with_dead = (fake_quantize(w, choose_qparams(*PerChannel(0).bounds(w), Format(8)), Format(8)) for w in (weight, dead))
+    alive, with_dead = (fake_quantize(w, choose_qparams(*PerToken().bounds(w), Format(8)), Format(8)) for w in (weight, dead))
     assert torch.equal(alive[:3], with_dead[:3]) and with_dead[3].abs().max() == 0
 
 

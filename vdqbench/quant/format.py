@@ -196,13 +196,6 @@ class Granularity:
         dims = self.dims(x.ndim)
         return x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
 
-    def groups(self, shape: tuple[int, ...]) -> int:
-        """Number of scales of a tensor."""
-        shared, count = self.dims(len(shape)), 1
-        for dim, size in enumerate(shape):
-            count *= 1 if dim in shared else size
-        return count
-
 
 @dataclass(frozen=True)
 class PerTensor(Granularity):
@@ -210,16 +203,6 @@ class PerTensor(Granularity):
 
     def dims(self, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
-
-
-@dataclass(frozen=True)
-class PerChannel(Granularity):
-    """One scale for each index of `axis`; the output channels of a weight are axis 0."""
-
-    axis: int = 0
-
-    def dims(self, ndim: int) -> tuple[int, ...]:
-        return tuple(dim for dim in range(ndim) if dim != self.axis % ndim)
 
 
 @dataclass(frozen=True)
