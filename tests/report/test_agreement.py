@@ -126,3 +126,20 @@ def test_the_interval_of_a_sets_score_is_shown(records):
     rendered = rows(Table.from_config(CONFIG), records)
     assert "| **5** ([4, 7]) |" in render.to_markdown(rendered).replace("\\", "")
     assert any(note.startswith("in brackets: 95 %") for note in rendered.notes)
+
+
+def test_a_table_without_a_paper_can_state_claims_about_its_scores(records):
+    bare = {key: value for key, value in CONFIG.items() if key not in ("paper", "claims")}
+    bare["columns"] = [{key: value for key, value in column.items() if key != "paper"} for column in CONFIG["columns"]]
+    bare["rows"] = [{key: value for key, value in row.items() if key != "paper"} for row in CONFIG["rows"]]
+    table = Table.from_config({**bare, "claims": ["A > B on clipsim, in each of all", "8/8 A ~ FP on fvd by at most 4"]})
+    made = rows(table, records)
+    assert made.agreement.orderings == () and [v.paper for v in made.agreement.verdicts] == [None, None]
+    assert render.to_markdown(made).endswith(
+        "\n| claim | measured |\n| :-- | :-- |\n"
+        "| A \\> B on clipsim, in each of all | does not hold (0.45 against 0.50, 0.30 against 0.15) |\n"
+        "| 8/8 A ~ FP on fvd by at most 4 | does not hold (5 against 0) |\n"
+    )
+    with pytest.raises(ConfigError, match=r"is about clip, which is no number here \(did you mean clipsim\?\)"):
+        Table.from_config({**bare, "claims": ["A > B on clip, in each of all"]})
+    assert rows(Table.from_config(bare), records).agreement is None

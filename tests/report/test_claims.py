@@ -92,7 +92,7 @@ def test_a_stated_difference_of_printed_numbers_is_not_lost_to_rounding():
         ("8/8 A ~ FP on fvd", "must have `by at most X` with ~"),
         ("8/8 A > FP on fvd by at most 3", "must have `by at most X` with ~"),
         ("A > others on fvd, mean over all", "in each of"),
-        ("8/8 A > 8/8 C on fvdd", r"fvdd, which is no paper's number here \(did you mean fvd\?\)"),
+        ("8/8 A > 8/8 C on fvdd", r"fvdd, which is no number here \(did you mean fvd\?\)"),
         ("8/8 AA > 8/8 C on fvd", r"'8/8 AA' in .* is no row \(did you mean 8/8 A"),
         ("A > 8/8 C on fvd", "'A' in .* stands for 2 rows; name the group as well: 8/8 A"),
         ("A > C on fvd, in each of 8/9", r"names no group \(did you mean 8/8\?\)"),

@@ -57,10 +57,10 @@ class Ordering:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what the paper's own numbers say of it, and what ours do."""
+    """A claim, what the paper's own numbers say of it (None in a table without a paper), and what ours do."""
 
     claim: str
-    paper: str
+    paper: str | None
     ours: str
 
 
@@ -74,15 +74,17 @@ class Agreement:
 
 
 def agree(table: Table, measured: Sequence[Measured], home: bool = False) -> Agreement | None:
-    """Agreement of a table with its paper; None for a table without paper numbers.
+    """Agreement of a table with its paper, and its claims; None for a table with neither paper numbers nor claims.
 
     Args:
         measured: the columns that have the paper's numbers beside them.
         home: all of it was measured on the paper's own model, so that margins in the paper's units mean something.
     """
+    by_name = {column.name: column for column in measured}
+    if table.paper is None and table.claims:
+        return Agreement(False, (), tuple(_verdicts(table, by_name, home=True)))
     if table.paper is None or not any(row.paper for row in table.rows):
         return None
-    by_name = {column.name: column for column in measured}
     orderings = [found for column in measured if (found := ordering(table.rows, column)) is not None]
     return Agreement(any(row.group for row in table.rows), tuple(orderings), tuple(_verdicts(table, by_name, home)))
 
@@ -130,5 +132,5 @@ def _verdicts(table: Table, measured: Mapping[str, Measured], home: bool) -> lis
             return f"{value:.{digits}f}"
 
         alone = "; order alone" if claim.margin and not claim.relative and not home and ours.numbers else ""
-        verdicts.append(Verdict(claim.text, shown(paper, form), shown(ours, form) + alone))
+        verdicts.append(Verdict(claim.text, shown(paper, form) if table.paper else None, shown(ours, form) + alone))
     return verdicts

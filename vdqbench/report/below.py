@@ -1,4 +1,4 @@
-"""What stands below a table with a paper's numbers: agreement of the orderings, and the claims; for the terminal and Markdown."""
+"""What stands below a table: agreement of the orderings with the paper's, and the claims; for the terminal and Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ORDER = ("score", "rows", "tau-b", "p", "pairs the other way round (ours)")
-CLAIMS = ("claim of the paper", "in its own numbers", "in ours")
+CLAIMS, EXPECTATIONS = ("claim of the paper", "in its own numbers", "in ours"), ("claim", "measured")
 
 
 def explanation(agreement: Agreement) -> str:
@@ -32,9 +32,11 @@ def orders(agreement: Agreement) -> list[tuple[str, ...]]:
     ]
 
 
-def verdicts(agreement: Agreement) -> list[tuple[str, ...]]:
-    """One line per claim."""
-    return [(v.claim, v.paper, v.ours) for v in agreement.verdicts]
+def verdicts(agreement: Agreement) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A head, and one line per claim."""
+    if any(v.paper is not None for v in agreement.verdicts):
+        return CLAIMS, [(v.claim, v.paper or "", v.ours) for v in agreement.verdicts]
+    return EXPECTATIONS, [(v.claim, v.ours) for v in agreement.verdicts]
 
 
 def to_markdown(agreement: Agreement, escape: Callable[[str], str]) -> str:
@@ -43,7 +45,8 @@ def to_markdown(agreement: Agreement, escape: Callable[[str], str]) -> str:
     if agreement.orderings:
         text += f"\n{escape(explanation(agreement))}\n\n" + _md_table(ORDER, orders(agreement), escape, "lrrrl")
     if agreement.verdicts:
-        text += "\n" + _md_table(CLAIMS, verdicts(agreement), escape, "lll")
+        head, lines = verdicts(agreement)
+        text += "\n" + _md_table(head, lines, escape, "l" * len(head))
     return text
 
 
@@ -70,7 +73,8 @@ def to_rich(agreement: Agreement) -> list[RenderableType]:
     if agreement.orderings:
         parts += [Text("\n" + explanation(agreement), style="dim"), Text(), table(ORDER, orders(agreement), "lrrrl")]
     if agreement.verdicts:
-        parts += [Text(), table(CLAIMS, verdicts(agreement), "lll")]
+        head, lines = verdicts(agreement)
+        parts += [Text(), table(head, lines, "l" * len(head))]
     return parts
 
 

@@ -1,4 +1,4 @@
-"""A paper's claims as statements that can be checked on its own numbers and on ours.
+"""A paper's claims as statements that can be checked on its own numbers and on ours; in a table without a paper, on ours.
 
     *+TSQ+TSW > Dynamic on clipsim, mean over all
     8/8 QVD ~ Full Precision on fvd by at most 10 %
@@ -7,7 +7,8 @@
 `>` means better, by the direction of the column, `<` worse, `>=` at least as good; without a direction the larger number counts
 as the better one. `~` means as good as, and needs `by at most`. A side is a row's title (group and label), or its label, which
 stands for the row of each group named after `mean over` or `in each of`, and for the only row of that label without them. `others`
-on the right are all other cells of the same group but the reference. The column is the name of the paper's number.
+on the right are all other cells of the same group but the reference. The column is the name of the paper's number, or of the score
+in a table without a paper.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Claim:
         """Raises ConfigError if a row, a group or a column is not there, or a label stands for several rows."""
         if self.column not in (known := list(columns)):
             raise ConfigError(
-                f"{where}: {self.text!r} is about {self.column}, which is no paper's number here{nearest(self.column, known)}"
+                f"{where}: {self.text!r} is about {self.column}, which is no number here{nearest(self.column, known)}"
             )
         self.pairs(rows, where)
 

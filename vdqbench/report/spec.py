@@ -171,9 +171,13 @@ class Table:
         return [[*self.base, *self.preset(preset).overrides, *row.overrides] for row in self.rows if row.is_cell]
 
     def printing(self, name: str) -> list[Column]:
-        """The columns that show the paper's numbers of this name: the table's own, then those of presets."""
+        """The columns that show the numbers of this name: the table's own, then those of presets."""
         every = (self.columns, *(preset.columns for preset in self.presets.values()))
-        return [column for columns in every for column in columns if column.paper == name]
+        return [column for columns in every for column in columns if self.number(column) == name]
+
+    def number(self, column: Column) -> str | None:
+        """The name of a column's numbers in claims: the paper's; in a table without a paper, the score's."""
+        return column.score if self.paper is None else column.paper
 
     def digits(self, name: str) -> int:
         """Decimals that the paper prints under this name."""
@@ -189,7 +193,8 @@ class Table:
         return next((other for other in references if other.group == row.group), references[0] if references else None)
 
     def _check(self, where: str) -> None:
-        printed = {column.paper for columns in (self.columns, *(p.columns for p in self.presets.values())) for column in columns}
+        every = [column for columns in (self.columns, *(p.columns for p in self.presets.values())) for column in columns]
+        printed = {column.paper for column in every}
         seen = set()
         for row in self.rows:
             if row.title in seen:
@@ -203,7 +208,7 @@ class Table:
             if row.average_of is not None and not any(row.average_of.selects(other) for other in self.rows):
                 raise ConfigError(f"{where}: row {row.title!r} is an average_of no row; label and group must be those of other rows")
         for claim in self.claims:
-            claim.check(self.rows, [name for name in printed if name], f"{where}: claims")
+            claim.check(self.rows, [name for column in every if (name := self.number(column))], f"{where}: claims")
 
 
 def _build(kind: type[T], node: Mapping[str, Any], where: str) -> T:

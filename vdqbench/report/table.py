@@ -141,14 +141,15 @@ def rows(table: Table, records: Sequence[Record | None], preset: str | None = No
 def _measured(
     table: Table, columns: Sequence[Column], headings: Sequence[Heading], lines: Sequence[Line], found: Mapping[str, Record | None]
 ) -> list[Measured]:
-    """The columns that stand beside a paper's, for the comparison of orderings; another's stand-in after the original counts once."""
+    """The columns that claims and orderings are about; another's stand-in after the original counts once."""
     measured: dict[str, Measured] = {}
     for i, (column, heading) in enumerate(zip(columns, headings, strict=True)):
-        if column.paper is None or column.unavailable:
+        name = table.number(column)
+        if name is None or column.unavailable:
             continue
         means = {row.title: line.cells[i].mean for row, line in zip(table.rows, lines, strict=True)}
         samples = {} if column.ratio else {title: _samples(column, record) for title, record in found.items() if record is not None}
-        measured.setdefault(column.paper, Measured(column.paper, heading.label, heading.digits, heading.higher_is_better, means, samples))
+        measured.setdefault(name, Measured(name, heading.label, heading.digits, heading.higher_is_better, means, samples))
     return list(measured.values())
 
 
