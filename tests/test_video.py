@@ -15,10 +15,11 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(5, 32, 32, 3), (3, 61, 63, 3), (1, 7, 5, 3), (2, 1, 1, 3), (4, 48, 17, 3)])
-def test_lossless_round_trip_is_bit_exact(tmp_path, shape):
+@pytest.mark.parametrize("suffix", video.LOSSLESS)
+def test_lossless_round_trip_is_bit_exact(tmp_path, shape, suffix):
     frames = noise(*shape)
-    video.write_lossless(tmp_path / "a" / "v.mkv", frames, fps=8)
-    back = video.read(tmp_path / "a" / "v.mkv")
+    video.write_lossless(tmp_path / "a" / f"v{suffix}", frames, fps=8)
+    back = video.read(tmp_path / "a" / f"v{suffix}")
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(back, frames)
 
@@ -67,8 +68,8 @@ def test_unreadable_files_are_named(tmp_path):
     for name in ("text.mp4", "missing.mp4"):
         with pytest.raises(ConfigError, match=f"{name} cannot be read"):
             video.read(tmp_path / name)
-    with pytest.raises(ValueError, match=r"v\.mkv"):
-        video.write_lossless(tmp_path / "v.mp4", noise(1, 8, 8, 3), fps=8)
+    with pytest.raises(ValueError, match=r"v\.mkv or v\.mp4, not v\.gif"):
+        video.write_lossless(tmp_path / "v.gif", noise(1, 8, 8, 3), fps=8)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):

@@ -23,16 +23,25 @@ EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", 
 """Image modes of PIL that become RGB without rescaling."""
 
 
+LOSSLESS = {
+    ".mkv": ("matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"}),
+    ".mp4": ("mp4", "libx264rgb", "rgb24", {"crf": "0", "x264-params": "threads=1"}),
+}
+"""Container, codec, pixel format and options by suffix."""
+
+
 def write_lossless(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Write frames uint8 [T, H, W, 3] bit-exactly (FFV1 in Matroska, `.mkv`); equal frames give equal bytes.
+    """Write frames uint8 [T, H, W, 3] bit-exactly; equal frames give equal bytes.
+
+    The store's own kind is `.mkv` (FFV1 in Matroska, with checksums); `.mp4` (H.264 in RGB at quantizer 0) is for other programs.
 
     Raises:
         ValueError: frames of another type or shape, or another suffix.
     """
     path = Path(path)
-    if path.suffix != ".mkv":
-        raise ValueError(f"a lossless video is Matroska: name it {path.with_suffix('.mkv').name}, not {path.name}")
-    _encode(path, _checked(frames), fps, "matroska", "ffv1", "bgr0", {"level": "3", "slicecrc": "1"})
+    if path.suffix not in LOSSLESS:
+        raise ValueError(f"a lossless video is named {' or '.join(path.with_suffix(suffix).name for suffix in LOSSLESS)}, not {path.name}")
+    _encode(path, _checked(frames), fps, *LOSSLESS[path.suffix])
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: float, min_side: int = 256) -> None:

@@ -79,13 +79,17 @@ def test_arrays_and_tensors_are_read(tmp_path):
         saved = {"epoch": 3, "state_dict": {"module.a": torch.arange(3)}, "optimizer": {}}
         torch.save(saved, tmp_path / "t.pth", _use_new_zipfile_serialization=not legacy)
         assert read_checkpoint(tmp_path / "t.pth", "w", "x")["module.a"].tolist() == [0, 1, 2]
+    torch.save({"params": {"a": torch.arange(2)}, "iter": 7}, tmp_path / "pyiqa.pth")
+    assert read_checkpoint(tmp_path / "pyiqa.pth", "w", "x")["a"].tolist() == [0, 1]
 
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save([torch.ones(2)], tmp_path / "list.pt")
-    for name, message in (("text.pt", "cannot be read"), ("empty.pt", "cannot be read"), ("list.pt", "holds no dict of tensors")):
+    (tmp_path / "junk.pt").write_bytes(b"J\x01")  # a truncated integer: struct.error in torch's reader
+    unread = [(name, "cannot be read") for name in ("text.pt", "empty.pt", "junk.pt")]
+    for name, message in (*unread, ("list.pt", "holds no dict of tensors")):
         with pytest.raises(ConfigError, match=f"weights=.*{name} {message}.*expected the right file"):
             read_checkpoint(tmp_path / name, "weights", "the right file")
     with pytest.raises(ConfigError, match="weights=gone is not a file; expected the right file"):

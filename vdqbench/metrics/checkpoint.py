@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,14 @@ from vdqbench.errors import ConfigError
 
 STORAGES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16}
 STORAGES |= {"LongStorage": torch.int64, "IntStorage": torch.int32, "BoolStorage": torch.bool, "ByteStorage": torch.uint8}
+UNREADABLE = (pickle.UnpicklingError, struct.error, OSError, RuntimeError, LookupError, EOFError, ValueError, TypeError, AttributeError)
+"""What readers raise on files that are no checkpoints."""
 LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag"}
 
 
 def read_checkpoint(path: str | Path, key: str, where: str) -> dict[str, Any]:
-    """What a checkpoint file holds: tensors by name, or for a pickle of arrays the nested dict of them.
+    """What a checkpoint file holds, under `state_dict` or `params` if there are any: tensors by name, or for a pickle of arrays the nested
+    dict of them.
 
     Args:
         path: the file.
@@ -51,9 +55,9 @@ def read_checkpoint(path: str | Path, key: str, where: str) -> dict[str, Any]:
         elif (arrays := _numpy_pickle(path)) is not None:
             return arrays
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, KeyError, EOFError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{key}={path} cannot be read ({' '.join(str(error).split())[:160]}); expected {where}") from error
-    state = saved.get("state_dict", saved) if isinstance(saved, Mapping) else None
+    state = saved.get("state_dict", saved.get("params", saved)) if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"{key}={path} holds no dict of tensors; expected {where}")
     return dict(state)

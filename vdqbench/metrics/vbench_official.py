@@ -98,7 +98,7 @@ class VBenchOfficial(Streaming):
 
     def _add(self, frames: np.ndarray, prompt: str) -> None:
         name = self._name(prompt)
-        video._encode(Path(self._folder.name) / "videos" / name, frames, self._fps, "mp4", "libx264rgb", "rgb24", {"crf": "0"})
+        video.write_lossless(Path(self._folder.name) / "videos" / name, frames, self._fps)
         self._prompts.append(prompt)
         self._files.append(name)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor
 from vdqbench.errors import ConfigError
 from vdqbench.metrics.backbone import state_hash
 from vdqbench.metrics.base import VideoBatch
-from vdqbench.metrics.checkpoint import load_exactly
+from vdqbench.metrics.checkpoint import load_exactly, read_checkpoint
 from vdqbench.metrics.vbench.dimension import Dimension, feature_key, pick_device
 from vdqbench.metrics.vbench.frames import at_most, channels_first
 
@@ -79,24 +76,10 @@ def open_musiq(weights: str | None, device: str) -> Any:
         ) from error
     if weights != "pyiqa":
         metric = pyiqa.create_metric("musiq-spaq", device=torch.device(device), pretrained=False)
-        load_exactly(metric.net, _params(weights, key), key, weights, WHERE)
+        load_exactly(metric.net, read_checkpoint(weights, key, WHERE), key, weights, WHERE)
         return metric
     try:
         return pyiqa.create_metric("musiq-spaq", device=torch.device(device))
     except OSError as error:
         raise ConfigError(f"{key}=pyiqa cannot be fetched ({error}); set it to a local file or run once with a network") from error
 
-
-def _params(path: str, key: str) -> dict[str, Tensor]:
-    """Tensors of pyiqa's checkpoints, which hold them under `params`."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"{key}={path} is not a file; expected {WHERE}")
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, struct.error, OSError, RuntimeError, LookupError, EOFError, ValueError, TypeError) as error:
-        raise ConfigError(f"{key}={path} cannot be read ({' '.join(str(error).split())[:120]}); expected {WHERE}") from error
-    state = saved.get("params", saved) if isinstance(saved, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{key}={path} holds no dict of tensors; expected {WHERE}")
-    return state
