@@ -127,3 +127,13 @@ def test_low_rank_branches_are_counted():
     operations = [Operation("a", "linear", 64 * 128 * tokens, 128)]
     made = bit_operations(operations, layers, recipe("svdquant", 4, 4))
     assert made["total"] == tokens * (64 * 128 * (16 + 8) + rank * (64 + 128) * (256 + 32))
+
+
+def test_vectors_of_layers_outside_a_parts_roles_are_not_counted():
+    sites = [
+        Site("a.q", "self_attn.q", (8, 16), 8, 8),
+        Site("a.out", "self_attn.out", (16, 8), 8, 8),
+        Site("m.fc1", "ffn.up", (32, 16), 8, 8),
+    ]
+    report = account(sites, 0, recipe("qvd_scri", 8, 8, STEPS), Sim())
+    assert report["values"]["transforms"] == 16 + 16 and report["bytes"]["transforms"] == 4 * 32

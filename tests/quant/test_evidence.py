@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from vdqbench.models.roles import stdit_roles
 from vdqbench.quant.draws.all import All
 from vdqbench.quant.draws.single import Single
 from vdqbench.quant.draws.stride import Stride
-from vdqbench.quant.evidence import Evidence, _tokens
+from vdqbench.quant.evidence import Evidence, ModuleCall, _tokens, tensors
 from vdqbench.replay import CallRecorder
 
 
@@ -124,3 +126,31 @@ def test_what_was_found_is_remembered(model):
     for key in ([1, "a"], [1, "a"], [2, "a"]):
         evidence.remember(key, lambda: made.append(1) or {"x": torch.ones(1)})
     assert len(made) == 2
+
+
+def test_all_floating_point_tensors_of_an_output_count():
+    a, b = torch.ones(2), torch.zeros(3)
+    assert [len(t) for t in tensors((a, None, {"x": [b], "mask": torch.ones(2, dtype=torch.bool)}))] == [2, 3]
+    assert [len(t) for t in tensors(a)] == [2] and tensors(None) == []
+
+
+def test_the_second_output_of_a_module_counts_as_well():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.first(x), 3 * self.second(x)
+
+    model = nn.ModuleDict({"both": Two()})
+    evidence = Evidence.__new__(Evidence)
+    evidence.denoiser, evidence.clock = model, StepClock(STEPS)
+    evidence._calls = SimpleNamespace(steps=STEPS)
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        first, second = model["both"](x)
+    calls = [ModuleCall(0, "both", (x,), {}, (first, second))]
+    off = evidence.output_error("both", calls, {"both.second": lambda input: torch.zeros_like(input)})
+    expected = second.square().sum() / (first.square().sum() + second.square().sum())
+    assert off == pytest.approx(float(expected), rel=1e-5)

@@ -40,8 +40,9 @@ def account(
     others += sum(site.elements for site in layers) - sum(site.elements for site in sites)
     quantized = [] if recipe.is_fp else recipe.quantized(sites)
     copies = recipe.copies
-    values, transform_bytes = {"weight_params": 0, "activation_params": 0, "transforms": 0}, 0
-    one_copy, masters, shared = 0, 0, set()
+    values = {"weight_params": 0, "activation_params": 0, "transforms": 0}
+    one_copy, masters = 0, 0
+    vectors: dict[Any, int] = {}
     for site in quantized:
         plan = recipe.schedule.plan(site, recipe.steps)
         for bits in {w for w, _ in plan}:
@@ -55,11 +56,11 @@ def account(
             if activation is not None:
                 values["activation_params"] += activation.values(site.shape, recipe.steps) * len(widths)
         for part in recipe.transforms:
-            group = (part, (source or {}).get(site.name, site.name), site.name.rpartition(".")[0])
-            if not part.shared or group not in shared:
-                values["transforms"] += part.values(site.shape)
-                transform_bytes += part.values(site.shape) * part.value_bytes
-                shared.add(group)
+            if part.concerns(site):
+                reader = (source or {}).get(site.name, site.name) if part.shared else site.name
+                vectors[part, reader, site.name.rpartition(".")[0]] = part.values(site.shape)
+    values["transforms"] = sum(vectors.values())
+    transform_bytes = sum(count * part.value_bytes for (part, *_), count in vectors.items())
     params = values["weight_params"] * PARAMETER_BYTES
     kept = kernel.storage(copies * element_size * sum(site.elements for site in quantized)) if copies > 1 else None
     further = {None: 0, "stored": (copies - 1) * (one_copy + params), "requantized": masters}[kept]

@@ -142,6 +142,9 @@ class Evidence:
     def output_error(self, name: str, calls: Sequence[ModuleCall], forwards: Mapping[str, Callable[[Tensor], Tensor]]) -> float:
         """Squared error of a module's output, relative to its square, when some of its layers compute something else.
 
+        A module that gives several tensors (the video's and the text's tokens) counts with all of them.
+
+
         Args:
             calls: of the unquantized module.
             forwards: what the layers of these names compute instead.
@@ -149,9 +152,10 @@ class Evidence:
         error = size = 0.0
         with torch.no_grad(), self.replaced(forwards):
             for call, output in self.rerun(name, calls):
-                target = first_tensor(call.output).to(first_tensor(output).device)
-                error += float((first_tensor(output).float() - target.float()).square().sum())
-                size += float(target.float().square().sum())
+                for found, kept in zip(tensors(output), tensors(call.output), strict=True):
+                    target = kept.to(found.device).float()
+                    error += float((found.float() - target).square().sum())
+                    size += float(target.square().sum())
         return error / max(size, torch.finfo(torch.float32).tiny)
 
     @contextmanager
@@ -218,6 +222,14 @@ class Evidence:
 def first_tensor(output: Any) -> Tensor:
     """A module's output, or the first tensor of several."""
     return output if isinstance(output, Tensor) else output[0]
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """All floating-point tensors of a module's output."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def _tokens(module: nn.Module, x: Tensor, count: int, generator: torch.Generator, of_output: bool) -> Tensor:

@@ -191,8 +191,12 @@ class TransformPart(Part):
         """The transform of one layer; `view` is restricted to the steps of one range."""
         raise NotImplementedError
 
+    def concerns(self, site: Site) -> bool:
+        """Whether it does anything to this layer, or to those that read the same input as this one."""
+        return True
+
     def values(self, shape: tuple[int, ...]) -> int:
-        """How many numbers are stored for a layer with a weight of this shape."""
+        """How many numbers are stored for a layer with a weight of this shape, if it is concerned."""
         raise NotImplementedError
 
     def branch_macs(self, shape: tuple[int, ...]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from vdqbench.quant.kernels.sim import Forward
 from vdqbench.quant.layer import LayerPlan, Moment, Sectioned
 from vdqbench.quant.parts import Activation, Part, Transform
 from vdqbench.quant.schedules.fixed import Constant
+from vdqbench.quant.variants import content
 from vdqbench.quant.view import LayerView
 from vdqbench.replay import Call
 
@@ -119,12 +119,8 @@ def search_key(part: Part, view: LayerView, unit: str) -> dict[str, Any]:
         "weight": view.weight_part.semantic() if view.weight_part is not None else None,
         "activation": view.activation_part.semantic() if view.activation_part is not None else None,
         "draw": evidence.draw.semantic(),
-        "basis": [_digest(weight) for weight in view.peer_weights] if view.transforms else None,
+        "basis": [content(beside(view, name)) for name in view.group] if view.transforms else None,
     }
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()
 
 
 def compare(candidates: Sequence[Transform], error: Callable[[Transform], float]) -> dict[str, Tensor]:

@@ -51,17 +51,19 @@ def variant_name(view: LayerView, bits: int) -> str:
 
 
 def identity(view: LayerView, bits: int) -> dict[str, Any]:
-    """What tells a quantized weight from any other on the same model, calibration and draw, as JSON values.
+    """What tells a quantized weight from any other on the same model, calibration and draw, as JSON values."""
+    return {"weight": variant_name(view, bits), "format": view.site.formats[0], "content": content(view)}
 
-    The transforms stand in it by what they do: to the weight, and to two fixed pseudo-random inputs.
-    """
+
+def content(view: LayerView) -> str:
+    """Digest of a weight in its basis: transforms stand in it by what they do to the weight, and to two fixed pseudo-random inputs."""
     digest = hashlib.sha256(_bytes(view.weight))
     if view.transforms:
         probe = torch.randn(2, *view.site.shape[1:], generator=torch.Generator().manual_seed(0)).to(view.master.device)
         for transform in view.transforms:
             probe = applied(transform, probe)
         digest.update(_bytes(probe))
-    return {"weight": variant_name(view, bits), "format": view.site.formats[0], "content": digest.hexdigest()[:32]}
+    return digest.hexdigest()[:32]
 
 
 def packed(tensor: QTensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vdqbench.errors import Unsupported
-from vdqbench.quant.parts import Transform, TransformPart
+from vdqbench.quant.parts import Site, Transform, TransformPart
 from vdqbench.quant.transforms.smooth import NORMED, Diagonal, Identity, concerned, input_bounds
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ class OSPlus(TransformPart):
     def shared(self) -> bool:
         return True
 
+    def concerns(self, site: Site) -> bool:
+        return any(site.matches(pattern) for pattern in self.roles)
+
     def fit(self, view: LayerView) -> Transform:
-        if not concerned(view, self.roles):
+        if not concerned(view, self):
             return Identity()
         lo, hi = (bound.to(view.master.device) for bound in input_bounds(view))
         z = (lo + hi) / 2 if self.shift else lo.new_zeros(len(lo))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vdqbench.quant.parts import Transform, TransformPart
+from vdqbench.quant.parts import Site, Transform, TransformPart
 from vdqbench.quant.transforms.smooth import NORMED, Diagonal, Identity, concerned, input_bounds, max_of
 
 if TYPE_CHECKING:
@@ -58,8 +58,11 @@ class Scri(TransformPart):
     def shared(self) -> bool:
         return True
 
+    def concerns(self, site: Site) -> bool:
+        return any(site.matches(pattern) for pattern in self.roles)
+
     def fit(self, view: LayerView) -> Transform:
-        if not concerned(view, self.roles):
+        if not concerned(view, self):
             return Identity()
         lo, hi = input_bounds(view)
         size = max_of([-lo, hi]).to(view.master.device)

@@ -6,7 +6,7 @@ of ASQ/TSQ (arXiv 2502.15077), which with N ranges has a vector s for each N-th 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,10 @@ class Diagonal(Transform):
         return {name: value / self.s.to(value.device) for name, value in statistics.items() if name in Smooth.needs}
 
 
-def concerned(view: LayerView, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the name or the role of a layer, or of one that reads the same input in its module."""
+def concerned(view: LayerView, part: TransformPart) -> bool:
+    """Whether a part concerns a layer, or one that reads the same input in its module."""
     sites = view.required_evidence().views
-    return any(sites[name].site.matches(pattern) for name in view.group for pattern in patterns)
+    return any(part.concerns(sites[name].site) for name in view.group)
 
 
 def input_bounds(view: LayerView) -> tuple[Tensor, Tensor]:
