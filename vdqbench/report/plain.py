@@ -22,10 +22,11 @@ FIELDS = ("model", "method", "bits", "prompts", "state", "n")
 
 def load_all(out: str | Path) -> list[Record]:
     """All records below `<out>/runs`, by path; one that cannot be read stands there as failed, with the reason."""
-    return [_load(path) for path in sorted(Path(out).glob("runs/*/*/record.json"))]
+    return [load(path) for path in sorted(Path(out).glob("runs/*/*/record.json"))]
 
 
-def _load(path: Path) -> Record:
+def load(path: Path) -> Record:
+    """A record; one that cannot be read stands there as failed, with the reason."""
     try:
         return Record.load(path)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -208,7 +208,7 @@ class Table:
             if row.average_of is not None and not any(row.average_of.selects(other) for other in self.rows):
                 raise ConfigError(f"{where}: row {row.title!r} is an average_of no row; label and group must be those of other rows")
         for claim in self.claims:
-            claim.check(self.rows, [name for column in every if (name := self.number(column))], f"{where}: claims")
+            claim.check(self.rows, [number for column in every if (number := self.number(column))], f"{where}: claims")
 
 
 def _build(kind: type[T], node: Mapping[str, Any], where: str) -> T:
