@@ -1,7 +1,8 @@
-"""Weights & Biases: one run per cell, made from its finished record.
+"""Weights & Biases: one run per cell and one per table, made in the background from what is on disk.
 
-wandb works in a process of its own with a deadline: whatever it does to signals, environment or the network, and however
-long it would wait at its exit, the bench goes on. Everything it writes stays below the run folder.
+The bench only leaves a note in a queue and starts a process of its own, which outlives it; that process sends one run after the other
+through a third one, the only one that imports wandb, and ends it when it takes too long. So whatever wandb does to signals, environment
+or the network, and however long it waits, neither the result nor the time of a run depends on it.
 """
 
 from __future__ import annotations
@@ -9,68 +10,129 @@ from __future__ import annotations
 import json
 import netrc
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vdqbench.record import Record
-from vdqbench.report.paired import over_prompts
 from vdqbench.track import Published
+from vdqbench.track.queue import Job, Queue, table_id
 
 MODES = ("auto", "online", "offline", "disabled")
 SERVER = "https://api.wandb.ai"
+LINGER = 60.0
+"""Seconds that the process waits for the next cell: to start wandb costs ten times as much as to send a small cell."""
 
 
-def publish(record: Record, run_dir: Path, *, timeout: float = 180, mode: str = "auto", **options: Any) -> Published:
-    """Publish a record with the options of `conf/tracker/wandb.yaml`; success, and where to or why not.
+@dataclass(frozen=True)
+class Wandb:
+    """Options of `conf/tracker/wandb.yaml`.
 
     Raises:
         ValueError: an unknown mode.
-        OSError: the process cannot be started, or the run folder cannot be written.
     """
-    if mode not in MODES:
-        raise ValueError(f"tracker.mode={mode} must be one of {', '.join(MODES)}")
-    mode = chosen_mode(mode, os.environ)
-    if mode == "disabled":
-        return Published(True, "wandb is disabled")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    job = {"record": record.to_dict(), "run_dir": str(run_dir.resolve()), "mode": mode, **options}
-    result = _in_process(job, timeout)
-    if result.ok or mode != "online":
-        return result
-    kept = _in_process({**job, "mode": "offline"}, timeout)
-    return Published(False, f"{result.reason}; " + (f"kept offline: {kept.reason}" if kept.ok else f"nor offline: {kept.reason}"))
+
+    project: str = "vdqbench"
+    entity: str | None = None
+    group: str | None = None
+    mode: str = "auto"
+    max_videos: int = 16
+    init_timeout: float = 20
+    timeout: float = 600
+    wait: float = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode={self.mode} must be one of {', '.join(MODES)}")
+
+    def publish(self, out: Path, runs: Sequence[Path], tables: Sequence[Path]) -> Published:
+        """Queue them and start the process that sends them; what has been sent before, and has not changed, is not sent again."""
+        if self.queue(out, [*runs, *tables]):
+            start(out)
+        return Published(True, "")
+
+    def queue(self, out: Path, paths: Sequence[Path], again: bool = False) -> bool:
+        """Queue them only, also what has not changed if `again`; False if wandb is disabled."""
+        mode = chosen_mode(self.mode, os.environ)
+        if mode == "disabled":
+            return False
+        options = asdict(replace(self, mode=mode, wait=0))
+        queue = Queue(out.resolve())
+        for path in paths:
+            queue.put(Job(path.resolve(), options, again))
+        return True
+
+    def settle(self, out: Path, runs: Sequence[Path], tables: Sequence[Path]) -> Published:
+        """Wait for at most `wait` seconds until they are sent, and say how many are, and how many are not, and why."""
+        mode = chosen_mode(self.mode, os.environ)
+        if mode == "disabled":
+            return Published(True, "")
+        out, paths = out.resolve(), list(dict.fromkeys(path.resolve() for path in (*runs, *tables)))
+        queue, until = Queue(out), time.monotonic() + self.wait
+        while any(queue.pending(path) for path in paths) and time.monotonic() < until:
+            time.sleep(0.1)
+        return account(out, paths)
 
 
-def _in_process(job: dict[str, Any], timeout: float) -> Published:
-    """Run `send` in a process of its own and end that process, and all it started, after `timeout` seconds."""
+def account(out: Path, paths: Sequence[Path]) -> Published:
+    """How it stands with run folders and tables: published, still in the queue, not published and why."""
+    queue = Queue(out)
+    states: Counter[str] = Counter()
+    reasons: dict[str, None] = {}
+    for path in paths:
+        note = mark(out, path)
+        state = "pending" if queue.pending(path) else "never" if note is None else "published" if note["ok"] else "failed"
+        states[state] += 1
+        if state == "failed":
+            reasons[str(note and note["reason"])] = None
+    words = []
+    if states["published"]:
+        words.append(f"{_runs(states['published'])} published")
+    if states["pending"]:
+        words.append(f"{_runs(states['pending'])} on the way in the background")
+    for state, word in (("failed", "not published"), ("never", "never published")):
+        if states[state]:
+            words.append(f"{_runs(states[state])} {word}" + (f" ({'; '.join(reasons)})" if state == "failed" else ""))
+    return Published(not states["failed"], "wandb: " + ", ".join(words) if words else "")
+
+
+def _runs(count: int) -> str:
+    return f"{count} {'run' if count == 1 else 'runs'}"
+
+
+def home(out: Path, path: Path) -> Path:
+    """The folder below which wandb writes for a run folder or a table."""
+    return out / "wandb" / table_id(out, path) if path.suffix == ".json" else path
+
+
+def mark(out: Path, path: Path) -> dict[str, Any] | None:
+    """What became of the last attempt: ok, reason, fingerprint, finished; None if there was none."""
+    try:
+        note = json.loads((home(out, path) / "wandb" / "published.json").read_text(encoding="utf-8"))
+        return note if {"ok", "reason", "fingerprint"} <= note.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def start(out: Path, linger: float = LINGER) -> None:
+    """Start the process that empties the queue of a results folder; it outlives this one, which is not told of its end."""
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "vdqbench.track.wandb"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(Path(job["run_dir"]), job["mode"]),
-        text=True,
+        [sys.executable, "-P", "-m", "vdqbench.track.background", str(out.resolve()), str(linger)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
-    try:
-        out, errors = process.communicate(json.dumps(job), timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return Published(False, f"wandb was not done within tracker.timeout={timeout} s and was stopped")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    try:
-        ok, reason = json.loads(out.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = errors.strip().splitlines()[-1:] or ["no message"]
-        return Published(False, f"wandb ended with exit code {process.returncode}: {last[0]}")
-    return Published(bool(ok), str(reason))
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def chosen_mode(mode: str, environment: Mapping[str, str]) -> str:
@@ -92,109 +154,3 @@ def _in_netrc(environment: Mapping[str, str]) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
-
-
-def _environment(run_dir: Path, mode: str) -> dict[str, str]:
-    """The environment of the process: wandb's own folders below the run folder, and this package importable.
-
-    Online, the user's configuration folder stays in use: it may name the server.
-    """
-    kinds = ("DATA", "CACHE", "ARTIFACT") + (() if mode == "online" else ("CONFIG",))
-    own = {f"WANDB_{kind}_DIR": str(run_dir / "wandb" / kind.lower()) for kind in kinds}
-    package = str(Path(__file__).resolve().parents[2])
-    inherited = {key: value for key, value in os.environ.items() if key not in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR")}
-    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
-    return {**inherited, **own, "PYTHONPATH": path, "WANDB_SILENT": "true"}
-
-
-def config(record: Record) -> dict[str, Any]:
-    """Config of the run: the nested configuration and, flat, the cell, by which runs are grouped and filtered."""
-    return {**record.config, "cell": record.cell, "keys": record.keys, "git": record.git, "version": record.version}
-
-
-def summary(record: Record) -> dict[str, Any]:
-    """Summary of the run: `<score>` its mean, `<score>/se` its standard error over prompts, `<score>/n`; state, reason, costs."""
-    values: dict[str, Any] = {"state": record.state, "reason": record.reason, "peak_memory_bytes": record.peak_memory_bytes}
-    for name, score in record.scores.items():
-        own = over_prompts(record.by_sample(name))
-        values |= {name: score["mean"], f"{name}/n": score.get("n"), f"{name}/se": own.se if own else None}
-    values |= {f"seconds/{stage}": seconds for stage, seconds in record.timings.items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def per_video(record: Record) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the table of videos: prompt_id, prompt, seed, every score that has a value per video."""
-    scores = {name: record.by_sample(name) for name in record.scores}
-    scores = {name: values for name, values in scores.items() if values}
-    rows = [
-        [v["prompt_id"], v["prompt"], v["seed"], *(values.get((str(v["prompt_id"]), int(v["seed"]))) for values in scores.values())]
-        for v in record.videos
-    ]
-    return ["prompt_id", "prompt", "seed", *scores], rows
-
-
-def send(
-    record: Record,
-    run_dir: Path,
-    mode: str,
-    project: str = "vdqbench",
-    entity: str | None = None,
-    group: str | None = None,
-    max_videos: int = 16,
-    init_timeout: float = 20,
-) -> Published:
-    """Make the run in this process.
-
-    Raises:
-        Exception: whatever wandb raises, such as for a server that does not answer within `init_timeout` seconds.
-    """
-    import wandb
-
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        group=group,
-        job_type="cell",
-        id=record.key,
-        name=record.name,
-        resume="allow" if mode == "online" else None,
-        tags=[str(record.cell[tag]) for tag in ("model", "method", "bits", "kernel") if record.cell.get(tag)],
-        config=config(record),
-        dir=run_dir,
-        mode=mode,  # type: ignore[arg-type]
-        settings=wandb.Settings(
-            silent=True, console="off", init_timeout=init_timeout, disable_git=True, disable_code=True, x_disable_stats=True
-        ),
-    )
-    exit_code = 1
-    try:
-        run.summary.update(summary(record))
-        columns, rows = per_video(record)
-        if rows:
-            files = [run_dir / v["mp4"] if v.get("mp4") else None for v in record.videos[:max_videos]]
-            videos = [
-                wandb.Video(str(f), caption=v["prompt"], format="mp4") if f and f.is_file() else None
-                for f, v in zip(files, record.videos, strict=False)
-            ]
-            videos += [None] * (len(rows) - len(videos))
-            table = wandb.Table([*columns, "video"], [[*row, video] for row, video in zip(rows, videos, strict=True)])
-            run.log({"videos": [video for video in videos if video], "per_video": table})
-        exit_code = int(record.state == "failed")
-    finally:
-        run.finish(exit_code=exit_code)
-    return Published(True, "sent" if mode == "online" else f"`wandb sync {run_dir}/wandb/offline-run-*` sends it")
-
-
-def _main() -> None:
-    """Read a job from standard input, write [success, reason] as the last line of standard output."""
-    job = json.load(sys.stdin)
-    try:
-        result = send(Record.from_dict(job.pop("record")), Path(job.pop("run_dir")), **job)
-    except Exception as error:
-        result = Published(False, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    sys.stdout.write("\n" + json.dumps(result) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    _main()
