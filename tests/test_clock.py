@@ -1,4 +1,4 @@
-"""The clock counts scheduler steps: with real schedulers, batched and two-pass guidance, and undone afterwards."""
+"""The clock counts scheduler steps: with real schedulers, in every layout of guidance branches, and undone afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from vdqbench.clock import StepClock
+from vdqbench.calibrate import calibrate
+from vdqbench.clock import LAYOUTS, StepClock
+from vdqbench.models.samplers import CLASSES, scheduler_of, scheduler_steps
 
 SCHEDULERS = [
     "DDIMScheduler",
@@ -42,6 +44,37 @@ def test_every_scheduler_step_counts_once(name):
             seen.clear()
             denoise(scheduler, model, 1, lambda: seen.append((clock.step, clock.branch)))
             assert seen == [(k, "both") for k in range(len(scheduler.timesteps))]
+
+
+def guided(scheduler, model: nn.Module, layout: str) -> int:
+    """Sample with classifier-free guidance in a layout: at step k the model is given 10 k, and 10 k + 5 in the unconditional branch."""
+    x = torch.zeros(1, 4)
+    for k, t in enumerate(scheduler.timesteps):
+        cond, uncond = torch.full((1, 4), 10.0 * k), torch.full((1, 4), 10.0 * k + 5)
+        calls = {"two_pass": [cond, uncond], "embedded": [cond], "batched": [torch.cat([cond, uncond])]}
+        for call in calls.get(layout, [torch.cat([uncond, cond])]):
+            model(call)
+        x = scheduler.step(torch.zeros_like(x), t, x, return_dict=False)[0]
+    return k + 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_sampler_in_every_layout(name, layout):
+    """What calibration records at a step and in a branch is what the model was given there, in each of two trajectories."""
+    family = "FlowMatchEulerDiscreteScheduler" if name == "flow_euler" else "DDIMScheduler"
+    scheduler, model, clock = scheduler_of(name, {"_class_name": family}), nn.Sequential(nn.Linear(4, 4)), StepClock(layout=layout)
+    steps = scheduler_steps(name, 6)
+
+    def trajectory() -> None:
+        with clock.attached(scheduler, [model]):
+            scheduler.set_timesteps(6)
+            assert guided(scheduler, model, layout) == steps == clock.steps
+
+    found = calibrate(model, {"0": "ffn.up"}, [trajectory, trajectory], clock)
+    values = found.statistics("0")["min"][..., 0]
+    branches = torch.tensor([0.0] if layout == "embedded" else [0.0, 5.0])
+    assert torch.equal(values, (10.0 * torch.arange(steps)[:, None] + branches).expand(2, -1, -1))
 
 
 def test_timesteps_that_repeat_are_different_steps():
@@ -95,5 +128,5 @@ def test_a_copied_model_keeps_its_clock():
 
 
 def test_an_unknown_layout_is_an_error():
-    with pytest.raises(ValueError, match="batched, two_pass, embedded"):
+    with pytest.raises(ValueError, match="batched, batched_reversed, two_pass, embedded"):
         StepClock(layout="batch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vdqbench.cli import main
-from vdqbench.generate import load_adapter
+from vdqbench.generate import unload
 from vdqbench.models.stdit import STDiT
 from vdqbench.record import Record
 
@@ -76,4 +76,4 @@ def test_adding_a_budget_or_a_trace_shows_in_the_record(tmp_path):
 
 
 def teardown_module() -> None:
-    load_adapter.__globals__["_adapter"].cache_clear()
+    unload()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from vdqbench.calibrate import Calibration, calibrate
 from vdqbench.clock import StepClock
 from vdqbench.models.base import Anatomy
-from vdqbench.models.roles import HUNYUAN, UNET_MOTION, hunyuan_anatomy, roles_by, stdit_anatomy, stdit_roles, unet_motion_anatomy
+from vdqbench.models.families import FAMILIES as PIPELINES
+from vdqbench.models.roles import roles_by, stdit_anatomy, stdit_roles
 from vdqbench.replay import CallRecorder, Calls
 
 STEPS = 4
@@ -91,7 +92,8 @@ def _hunyuan() -> Tiny:
             "return_dict": False,
         }
 
-    return Tiny(model, roles_by(HUNYUAN, model), hunyuan_anatomy(model), arguments, "embedded")
+    family = PIPELINES["HunyuanVideoPipeline"]
+    return Tiny(model, roles_by(family.rules, model), family.anatomy(model), arguments, "embedded")
 
 
 def _unet() -> Tiny:
@@ -109,7 +111,8 @@ def _unet() -> Tiny:
         text = _noise(prompt, 77, 2, 3, 16).repeat_interleave(2, dim=0)  # for each frame, as the pipeline does
         return {"sample": sample, "timestep": 999 - 250 * step, "encoder_hidden_states": text, "return_dict": False}
 
-    return Tiny(model, roles_by(UNET_MOTION, model), unet_motion_anatomy(model), arguments)
+    family = PIPELINES["AnimateDiffPipeline"]
+    return Tiny(model, roles_by(family.rules, model), family.anatomy(model), arguments, "batched_reversed")
 
 
 FAMILIES: dict[str, Callable[[], Tiny]] = {"stdit": cache(_stdit), "hunyuan": cache(_hunyuan), "unet_motion": cache(_unet)}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vdqbench.clock import StepClock
 from vdqbench.errors import ConfigError
+from vdqbench.quant.layer import check_unspent
 from vdqbench.replay import CallRecorder
 
 VERSION = 1
@@ -136,8 +137,10 @@ def calibrate(
         calls: keeps the calls of the denoiser as well, if given.
 
     Raises:
-        RuntimeError: a layer was not called at some step, or the trajectories differ in their number of steps.
+        RuntimeError: a layer was not called at some step, the trajectories differ in their number of steps, or the model's own
+            weights are gone.
     """
+    check_unspent(denoiser)
     recorder = Recorder(denoiser, layers, clock, statistics, reduce)
     with ExitStack() as undo:
         for name in layers:
@@ -166,6 +169,7 @@ class Recorder:
         reduce: Mapping[str, Callable[[Tensor], Tensor]],
     ) -> None:
         self.layers, self.clock, self.measure, self.reduce = list(layers), clock, statistics, reduce
+        self.turns: tuple[str, ...] = getattr(denoiser, "turns", ())
         self.channel_dim = {name: 1 if denoiser.get_parameter(f"{name}.weight").ndim > 2 else -1 for name in layers}
         self.done: list[dict[str, Statistics]] = []
         self.source: dict[str, str] = {}
@@ -190,7 +194,9 @@ class Recorder:
         reference, at, known = self.seen.get((id(x), channel_dim), (lambda: None, -1, {}))
         if version >= 0 and reference() is x and at == version:
             return known
-        result = self.measure(x.movedim(channel_dim, -1), self.clock.layout == "batched")
+        result = self.measure(x.movedim(channel_dim, -1), self.clock.batched)
+        if self.clock.branch == "both_reversed":  # the conditional branch counts as the first
+            result = {name: value.flip(0) if value.ndim > 1 else value for name, value in result.items()}
         self.seen[id(x), channel_dim] = (weakref.ref(x), version, result)
         return result
 
@@ -201,7 +207,8 @@ class Recorder:
             raise RuntimeError(f"calibration trajectories take {self.steps} and {steps} steps; they must be sampled alike")
         self.steps = steps
         for name, calls in self.calls.items():
-            missing = [k for k in range(steps) if k >= len(calls) or not calls[k]]
+            rests = self._rests(name)
+            missing = [k for k in range(steps) if k not in rests and (k >= len(calls) or not calls[k])]
             if missing or len(calls) > steps or not steps:
                 raise RuntimeError(
                     f"layer {name} was not called at each of the {steps} steps that the clock counted (first missing: {missing[:1]})"
@@ -216,8 +223,28 @@ class Recorder:
         self.source = source
         self.done.append({name: self._finite(name, self._stacked(self.calls[name])) for name in first.values()})
 
+    def _rests(self, layer: str) -> set[int]:
+        """Steps at which another network of a denoiser of several ran, and the one that the layer is in did not."""
+        if not self.turns:
+            return set()
+        ran: dict[str, set[int]] = {network: set() for network in self.turns}
+        for name, calls in self.calls.items():
+            if (network := name.partition(".")[0]) in ran:
+                ran[network] |= {k for k, step in enumerate(calls) if step}
+        own = ran.get(layer.partition(".")[0])
+        if own is None:
+            return set()
+        if not own:
+            raise RuntimeError(
+                f"{layer.partition('.')[0]} runs at none of the {self.clock.steps} steps, so it cannot be calibrated; take more"
+            )
+        return set().union(*ran.values()) - own
+
     def _stacked(self, calls: list[list[tuple[str, Statistics]]]) -> Statistics:
-        steps = [self._step(step) for step in calls]
+        """Of each step; of one at which the layer's network rests, those of the nearest at which it runs."""
+        called = [k for k, step in enumerate(calls) if step]
+        known = {k: self._step(calls[k]) for k in called}
+        steps = [known[min(called, key=lambda j: abs(j - k))] for k in range(self.steps)]
         return {name: torch.stack([step[name] for step in steps]).cpu() for name in self.reduce}
 
     @staticmethod

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-LAYOUTS = ("batched", "two_pass", "embedded")
+LAYOUTS = ("batched", "batched_reversed", "two_pass", "embedded")
 
 
 class StepClock:
@@ -23,8 +23,8 @@ class StepClock:
     Args:
         steps: number of scheduler steps of a trajectory; 0 as long as it is unknown. `attached` keeps it up to date.
         layout: how classifier-free guidance calls the denoiser: `batched`, one call a step whose first half of
-            dimension 0 is the conditional branch; `two_pass`, two calls a step, conditional first; `embedded`, one
-            call without an unconditional branch.
+            dimension 0 is the conditional branch; `batched_reversed`, the same with the unconditional branch in the first
+            half; `two_pass`, two calls a step, conditional first; `embedded`, one call without an unconditional branch.
 
     Attributes:
         step: index of the scheduler step in progress, 0 the noisiest.
@@ -60,10 +60,21 @@ class StepClock:
         self._calls.clear()
 
     @property
+    def batched(self) -> bool:
+        """Whether the two halves of dimension 0 of a call are the guidance branches."""
+        return self.layout in ("batched", "batched_reversed")
+
+    def conditional(self, rows: Tensor) -> Tensor:
+        """The conditional half of an output of the denoiser; all of it where the branches are not its halves."""
+        if not self.batched or len(rows) % 2:
+            return rows
+        return rows.chunk(2)[self.layout == "batched_reversed"]
+
+    @property
     def branch(self) -> str:
-        """`cond` or `uncond` in two-pass guidance, else `both`."""
+        """`cond` or `uncond` in two-pass guidance; else `both`, or `both_reversed` if the unconditional half comes first."""
         if self.layout != "two_pass":
-            return "both"
+            return "both_reversed" if self.layout == "batched_reversed" else "both"
         if self._call not in (1, 2):
             raise RuntimeError(f"two-pass guidance calls the denoiser twice a step, but this is call {self._call} of step {self.step}")
         return ("cond", "uncond")[self._call - 1]
@@ -109,7 +120,7 @@ class StepClock:
 
         with ExitStack() as undo:
             for name, replacement in (("set_timesteps", counted_set_timesteps), ("step", counted_step)):
-                undo.enter_context(_attribute(scheduler, name, replacement))
+                undo.enter_context(shadowed(scheduler, name, replacement))
             for module in modules:
                 undo.callback(module.register_forward_pre_hook(count_call, prepend=True).remove)  # before whoever asks
             yield self
@@ -120,7 +131,7 @@ class StepClock:
 
 
 @contextmanager
-def _attribute(instance: Any, name: str, value: Any) -> Iterator[None]:
+def shadowed(instance: Any, name: str, value: Any) -> Iterator[None]:
     """Shadow an attribute of one instance for a while."""
     before = vars(instance).get(name)
     setattr(instance, name, value)

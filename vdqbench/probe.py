@@ -76,7 +76,7 @@ class Probe:
     def __init__(self, cell: Cell, store: Store, progress: Progress, ranges: int, moments: int, kinds: Sequence[str]) -> None:
         generate.measured(cell, store, progress)
         calls, self.adapter, self.kinds = generate.calls(cell, store), generate.load_adapter(cell), tuple(kinds)
-        if "guidance_error" in self.kinds and self.adapter.clock.layout != "batched":
+        if "guidance_error" in self.kinds and not self.adapter.clock.batched:
             raise Unsupported(f"guidance_error needs both guidance branches in one call, which {cell.model.name} does not make")
         self.steps = calls.steps
         bounds = [calls.steps * r // ranges for r in range(ranges + 1)]

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vdqbench.errors import ConfigError, nearest
+from vdqbench.inputs import SHAPES, Input, inputs_of
 
-KEYS = {"name", "shapes", "texts", "file", "sha256", "limit"}
+KEYS = {"name", "shapes", "texts", "file", "sha256", "limit", "inputs"}
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A named list of (id, text); ids are positions in the whole set, so a subset keeps the noise of the whole."""
+    """A named list of (id, text); ids are positions in the whole set, so a subset keeps the noise of the whole.
+
+    Attributes:
+        inputs: conditioning inputs by id and name.
+    """
 
     name: str
     items: tuple[tuple[str, str], ...]
+    inputs: Mapping[str, Mapping[str, Input]] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, node: Mapping[str, Any], where: str = "prompts") -> PromptSet:
+    def from_config(cls, node: Mapping[str, Any], where: str = "prompts", takes: Mapping[str, str] | None = None) -> PromptSet:
         """Build the set that a `prompts` node describes.
 
         Exactly one of `shapes` (a split of the shapes videos), `texts` (a list) and `file` (one prompt a line, with an
-        optional `sha256`) says where the texts come from; `limit` keeps the first ones.
+        optional `sha256`) says where the texts come from; `limit` keeps the first ones; `inputs` says what comes with them
+        (see `inputs_of`). Required inputs of captions of shapes videos are pictures of these unless it says otherwise.
+
+        Args:
+            takes: which inputs the model takes, each `required` or `optional`; None to ask for none and take all.
 
         Raises:
-            ConfigError: none or several sources, a missing or altered file, an empty set, a limit below one.
+            ConfigError: none or several sources, a missing or altered file, an empty set, a limit below one, inputs that the model
+                does not take, or lacks.
         """
         if not isinstance(node, Mapping):
             raise ConfigError(
@@ -53,7 +64,28 @@ class PromptSet:
             raise ConfigError(f"{where}.limit={limit} must be a whole number of at least 1, or null for all prompts")
         if not texts:
             raise ConfigError(f"{where}.{sources[0]} holds no prompt; it needs at least one line of text")
-        return cls(node["name"], tuple((f"{index:04d}", text) for index, text in enumerate(texts[:limit])))
+        items = tuple((f"{index:04d}", text) for index, text in enumerate(texts))
+        inputs = inputs_of(_wanted(node, takes, where), items, f"{where}.inputs")
+        return cls(node["name"], items[:limit], {pid: inputs[pid] for pid, _ in items[:limit] if pid in inputs})
+
+
+def _wanted(node: Mapping[str, Any], takes: Mapping[str, str] | None, where: str) -> Any:
+    """`inputs` of a prompt set, with what its model needs."""
+    given = node.get("inputs") or {}
+    if takes is None or not isinstance(given, Mapping):
+        return given
+    given = {name: spec for name, spec in given.items() if spec is not None}
+    for name in given:
+        if name not in takes:
+            raise ConfigError(f"{where}.inputs.{name}={given[name]}: this model takes {' or '.join(takes) or 'nothing'} besides the prompt")
+    for name, need in takes.items():
+        if need == "required" and name not in given:
+            if not node.get("shapes"):
+                raise ConfigError(
+                    f"{where}.inputs.{name} is missing: this model needs one for each prompt; give {where}.inputs.{name}=FOLDER"
+                )
+            given[name] = SHAPES
+    return given
 
 
 def _shapes(split: str, node: Mapping[str, Any], where: str) -> list[str]:

@@ -124,7 +124,7 @@ def to_device(value: Any, device: torch.device, copy: bool = False) -> Any:
 
 def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        value = value.contiguous()
+        value = value.clone(memory_format=torch.contiguous_format)  # a single element that was expanded has stride 0
         content = value.view(torch.uint8) if value.ndim else value.reshape(1).view(torch.uint8)
         key = hashlib.sha256(f"{value.dtype} {list(value.shape)}".encode() + content.numpy().tobytes()).hexdigest()[:32]
         tensors[key] = value

@@ -18,7 +18,7 @@ from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.progress import Progress
 from vdqbench.record import Record
 from vdqbench.score import Pace, build, metric_keys, needs_references, score
-from vdqbench.store import Store
+from vdqbench.store import Store, key_of
 
 __all__ = ["Timer", "build", "is_done", "metric_keys", "new_record", "run_cell", "task"]
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _locked(cell: Cell, store: Store, progress: Progress) -> Record:
         progress.say(f"{cell.label}: failed: {record.reason}")
     record.finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.save(cell.run_dir / "record.json")
-    _publish(cell, record, progress)
+    _publish(cell, progress)
     return record
 
 
@@ -65,7 +65,7 @@ def new_record(cell: Cell) -> Record:
     """A record without results yet."""
     from vdqbench.environment import environment, revision
 
-    recipe, config = cell.recipe, cell.config
+    recipe, config, samples = cell.recipe, cell.config, (*cell.samples, *cell.calibration_samples)
     return Record(
         key=cell.key,
         cell={
@@ -89,6 +89,8 @@ def new_record(cell: Cell) -> Record:
             "statistics": cell.statistics_key,
             "report": cell.report_key,
             "layers": cell.layers_key,
+            "conditions": sorted({cell.condition_key(sample) for sample in samples}),
+            "inputs": sorted({key_of(one.identity) for sample in samples for one in cell.inputs(sample).values()}),
             "videos": [cell.video_key(sample) for sample in cell.samples],
             "reference_videos": [cell.reference().video_key(sample) for sample in cell.samples],
             "metrics": metric_keys(cell),
@@ -118,6 +120,7 @@ def _run(cell: Cell, store: Store, progress: Progress, record: Record) -> None:
     from vdqbench import generate
 
     clock = Timer(record.timings)
+    generate.prepare(cell, store, progress)
     calibrated = cell.calibration_key is None or store.has("calibration", cell.calibration_key, ".safetensors")
     with clock("calibrate"):
         generate.calibration(cell, store, progress)
@@ -126,7 +129,7 @@ def _run(cell: Cell, store: Store, progress: Progress, record: Record) -> None:
     reference = cell.reference()
     if any(needs_references(options) for options in (cell.config.get("metric") or {}).values()):
         generate.generate(reference, store, progress)
-    pace = Pace(1 if cell.recipe.batch_dependent else cell.config["batch_size"], cell.sampler.steps)
+    pace = Pace(1 if cell.recipe.batch_dependent else cell.config["batch_size"], cell.recipe.steps)
     _reset_peak_memory()
     with clock("generate"):
         made = generate.generate(cell, store, progress, pace)
@@ -159,11 +162,11 @@ def _copies_for_eyes(cell: Cell, store: Store) -> list[dict[str, Any]]:
     return entries
 
 
-def _publish(cell: Cell, record: Record, progress: Progress) -> None:
-    """Hand the finished record to the tracker, which can neither fail nor change the run."""
+def _publish(cell: Cell, progress: Progress) -> None:
+    """Hand the finished cell to the tracker, which can neither fail the run nor hold it up."""
     from vdqbench.track import publish
 
-    ok, reason = publish(record, cell.run_dir, cell.config["tracker"])
+    ok, reason = publish(cell.out, [cell.run_dir], [], cell.config["tracker"])
     if not ok:
         progress.say(f"{cell.label}: not published: {reason}")
 

@@ -9,9 +9,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdqbench import assets
 from vdqbench.config import WEIGHTS, Cell, digest
 from vdqbench.errors import ConfigError
 from vdqbench.progress import Progress
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BATCH = 16
 """Videos that are decoded and scored at once; it changes no score."""
+PICTURES = ("image", "sketch")
+"""Inputs that metrics take for the conditioning image, the first that there is."""
 OPERATIONAL = ("batch_size", "device")
 """Options of a metric that change no score."""
 
@@ -70,6 +74,8 @@ def _assets(text: str) -> list[Path]:
         folder = Path(text.removeprefix("local-dir:")).expanduser()
     elif text.startswith("mini_") and (WEIGHTS / text).is_dir():
         folder = WEIGHTS / text
+    elif found := assets.file(text):
+        return [found]
     else:
         looks = os.sep in text or Path(text).suffix
         return [path] if looks and (path := Path(text).expanduser()).is_file() else []
@@ -82,7 +88,7 @@ def build(options: Mapping[str, Any], cell: Cell | None = None) -> Any:
     Raises:
         ConfigError: the metric is only meant for the minis, and the cell's model is not one.
     """
-    options = dict(options)
+    options = dict(assets.resolved(options))
     module, name = options.pop("_target_").rsplit(".", 1)
     for listing in ("version", "mode"):
         options.pop(listing, None)
@@ -90,6 +96,11 @@ def build(options: Mapping[str, Any], cell: Cell | None = None) -> Any:
     if cell is not None and getattr(kind, "domain", None) == "minis" and not cell.model.name.startswith("mini_"):
         raise ConfigError(
             f"metric={name.lower()} is only defined on the minis, whose prompts it can read; leave it out for model={cell.model.name}"
+        )
+    if cell is not None and options.get("reference") == "image" and picture_of(cell) is None:
+        raise ConfigError(
+            f"metric={name.lower()} compares with the image that a video was made from (reference: image), which prompts="
+            f"{cell.prompts.name} has not; use reference: fp"
         )
     return kind(**options)
 
@@ -124,7 +135,9 @@ def try_out(cells: Sequence[Cell]) -> None:
     """
     tried: set[str] = set()
     for cell in cells:
-        for options in (cell.config.get("metric") or {}).values():
+        nodes = cell.config.get("metric") or {}
+        assets.check(assets.of_metrics(nodes))
+        for options in nodes.values():
             here = {**options, **({"device": "cpu"} if "device" in options else {})}
             name = json.dumps([here, cell.model.name], sort_keys=True, default=str)
             if options.get("mode") == "system" or name in tried:
@@ -186,8 +199,8 @@ def batches(cell: Cell, reference: Cell | None, store: Store) -> Iterator[VideoB
     """The cell's videos, with those of the reference if it is given; decoded when a metric looks at frames."""
     from vdqbench.metrics.base import VideoBatch
 
-    for first in range(0, len(cell.samples), BATCH):
-        samples = cell.samples[first : first + BATCH]
+    pictured = picture_of(cell)
+    for samples in _alike(cell, pictured, store):
         yield VideoBatch(
             partial(_frames, cell, samples, store),
             [text for _, text, _ in samples],
@@ -195,7 +208,40 @@ def batches(cell: Cell, reference: Cell | None, store: Store) -> Iterator[VideoB
             store,
             [cell.video_key(sample) for sample in samples],
             None if reference is None else [reference.video_key(sample) for sample in samples],
+            partial(_pictures, cell, samples, store) if pictured else None,
+            [key_of(cell.inputs(sample)[pictured].identity) for sample in samples] if pictured else None,
         )
+
+
+def picture_of(cell: Cell) -> str | None:
+    """The name of the input that is the picture that each video was made from; None if there is none."""
+    given = [cell.inputs(sample) for sample in cell.samples]
+    return next((name for name in PICTURES if all(name in one for one in given)), None)
+
+
+def _alike(cell: Cell, pictured: str | None, store: Store) -> Iterator[list[tuple[str, str, int]]]:
+    """The cell's samples in order, in parts of at most `BATCH` whose pictures have one size."""
+    from PIL import Image
+
+    def size(sample: tuple[str, str, int]) -> tuple[int, int] | None:
+        if pictured is None:
+            return None
+        with Image.open(cell.inputs(sample)[pictured].file(store)) as image:
+            return image.size
+
+    for _, group in groupby(cell.samples, size):
+        part = list(group)
+        yield from (part[first : first + BATCH] for first in range(0, len(part), BATCH))
+
+
+def _pictures(cell: Cell, samples: Sequence[tuple[str, str, int]], store: Store) -> Tensor:
+    import numpy as np
+    import torch
+
+    from vdqbench import video
+
+    name = picture_of(cell)
+    return torch.from_numpy(np.stack([video.read_image(cell.inputs(sample)[str(name)].file(store)) for sample in samples]))
 
 
 def _frames(cell: Cell, samples: Sequence[tuple[str, str, int]], store: Store) -> Tensor:

@@ -85,12 +85,15 @@ def scenes(split: str) -> list[Scene]:
     return [every[i] for i in order][SPLITS[split]]
 
 
-def render(chosen: list[Scene], seed: int, index: np.ndarray) -> np.ndarray:
-    """Videos uint8 [N, FRAMES, SIZE, SIZE, 3] of the N chosen scenes; video n depends on (chosen[n], seed, index[n]) alone."""
+def render(chosen: list[Scene], seed: int, index: np.ndarray, frames: int = FRAMES) -> np.ndarray:
+    """Videos uint8 [N, frames, SIZE, SIZE, 3] of the N chosen scenes; video n depends on (chosen[n], seed, index[n], frames) alone.
+
+    The same motion is shown in any number of frames.
+    """
     colour, shape, background, motion = np.array([scene.labels for scene in chosen]).T
     index = np.asarray(index)
     u = [uniform(seed, index, stream)[:, None].astype(np.float32) for stream in range(1, 6)]
-    progress = np.linspace(-1, 1, FRAMES, dtype=np.float32)
+    progress = np.linspace(-1, 1, frames, dtype=np.float32)
     name = np.array(list(MOTIONS))[motion]
     step = (np.isin(name, ["right", "down"]) * 1.0 - np.isin(name, ["left", "up"]))[:, None].astype(np.float32)
     travel = (7 + 2 * u[0]) * step * progress
@@ -104,22 +107,22 @@ def render(chosen: list[Scene], seed: int, index: np.ndarray) -> np.ndarray:
     grid = np.arange(SIZE, dtype=np.float32)
     dx = grid[None, None, None, :] - x[:, :, None, None]
     dy = grid[None, None, :, None] - y[:, :, None, None]
-    distance = np.empty((len(chosen), FRAMES, SIZE, SIZE), np.float32)
+    distance = np.empty((len(chosen), frames, SIZE, SIZE), np.float32)
     for k, signed_distance in enumerate((_circle, _square, _triangle, _cross)):
         where = shape == k
         distance[where] = signed_distance(dx[where], dy[where], radius[where][:, :, None, None])
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
 
     paint = np.array(list(COLOURS.values()), np.float32)[colour][:, None, None, None, :]
-    frames = cover * paint + (1 - cover) * _background(background, u[4][:, 0])[:, None]
-    return (frames * 255 + 0.5).astype(np.uint8)
+    pixels = cover * paint + (1 - cover) * _background(background, u[4][:, 0])[:, None]
+    return (pixels * 255 + 0.5).astype(np.uint8)
 
 
-def dataset(split: str, seed: int, index: np.ndarray) -> tuple[np.ndarray, list[Scene]]:
-    """Videos uint8 [N, FRAMES, SIZE, SIZE, 3] and their scenes, each drawn from the split by (seed, index)."""
+def dataset(split: str, seed: int, index: np.ndarray, frames: int = FRAMES) -> tuple[np.ndarray, list[Scene]]:
+    """Videos uint8 [N, frames, SIZE, SIZE, 3] and their scenes, each drawn from the split by (seed, index)."""
     pool = scenes(split)
     chosen = [pool[int(v * len(pool))] for v in uniform(seed, index, 0)]
-    return render(chosen, seed, index), chosen
+    return render(chosen, seed, index, frames), chosen
 
 
 def _circle(dx, dy, r):

@@ -99,6 +99,12 @@ class Store:
         log.info("made %s %s", kind, path.name)
         return path
 
+    def discard(self, kind: str, key: str, suffix: str) -> None:
+        """Delete an artefact that has served its purpose; nothing happens if it is not there."""
+        path = self.path(kind, key, suffix)
+        for file in (path, _checksum_file(path)):
+            file.unlink(missing_ok=True)
+
     @contextmanager
     def lock(self, kind: str, key: str, waiting: Callable[[], Any] = lambda: None) -> Iterator[None]:
         """Hold the right to make the artefacts of one key; `waiting` is called once if another process holds it."""

@@ -94,14 +94,14 @@ class Study:
             if table and len(added) != len(rows):
                 raise ConfigError(f"table={table.name} has its own rows, so an override of it takes one value, not a list")
             tables += [table] if table else []
-            jobs += added
+            jobs += added if table or len(added) == 1 else [[*_sweep(arguments), *job] for job in added]
         if not isinstance(head["plan"], bool):
             raise ConfigError(f"plan={head['plan']} must be true or false")
         return cls(composer, arguments, jobs, tables, head["preset"], head["plan"])
 
-    def cells(self) -> list[Cell]:
-        """Raises ConfigError for the first cell that cannot be run as asked."""
-        cells = [Cell.from_config(self.composer.plain(job)) for job in self.jobs]
+    def cells(self, here: bool = True) -> list[Cell]:
+        """Raises ConfigError for the first cell that cannot be run as asked; weights must be on this machine, if it is to be run here."""
+        cells = [Cell.from_config(self.composer.plain(job), here) for job in self.jobs]
         for cell in cells:
             check(cell.config.get("metric") or {})
         return cells
@@ -110,7 +110,10 @@ class Study:
 def run(words: Sequence[str]) -> list[Record]:
     """Records of the cells that the overrides name, in order."""
     study = Study.of(words)
-    return run_all(study.composer, study.jobs, study.cells(), study.arguments.overrides)
+    cells = study.cells()
+    records = run_all(study.composer, study.jobs, cells, study.arguments.overrides)
+    _publish(cells, [])
+    return records
 
 
 def main(words: Sequence[str]) -> int:
@@ -118,7 +121,7 @@ def main(words: Sequence[str]) -> int:
     study = Study.of(words)
     if study.arguments.show_config:
         return _show(study)
-    cells = study.cells()
+    cells = study.cells(here=not study.plan)
     if study.plan:
         from vdqbench.plan import show
 
@@ -243,7 +246,7 @@ def _finish(cells: Sequence[Cell], records: Sequence[Record], study: Study) -> i
     console = Console(width=width())
     if not study.tables:
         console.print(overview(records))
-    waiting = list(records)
+    waiting, written = list(records), []
     for table in study.tables:
         from vdqbench.report import render
         from vdqbench.report.table import rows
@@ -253,10 +256,32 @@ def _finish(cells: Sequence[Cell], records: Sequence[Record], study: Study) -> i
         del waiting[:count]
         console.print(render.to_rich(rendered, width=width()))
         for path in render.write_all(rendered, Path(cells[0].out) / "tables"):
+            written.append(path)
             Progress(quiet=cells[0].config["quiet"]).say(f"wrote {path}")
     if len(records) > 1 or any(record.state != "done" for record in records):
         console.print(summary(list({record.key: record for record in records}.values())), markup=False, highlight=False)
     if not study.tables:
         for directory in dict.fromkeys(cell.run_dir for cell in cells):
             console.print(f"{directory}", markup=False, highlight=False, soft_wrap=True)
+    _publish(cells, [path for path in written if path.suffix == ".json"])
     return int(any(record.state == "failed" for record in records))
+
+
+def _publish(cells: Sequence[Cell], tables: Sequence[Path]) -> None:
+    """Hand everything to the tracker once more, now that references and papers' numbers are known, and say how it stands with it."""
+    from vdqbench.track import publish, settle
+
+    runs, options, progress = [cell.run_dir for cell in cells], cells[0].config["tracker"], Progress(quiet=cells[0].config["quiet"])
+    ok, reason = publish(cells[0].out, runs, tables, options)
+    if ok:
+        ok, reason = settle(cells[0].out, runs, tables, options)
+    if reason:
+        progress.say(reason if ok else f"not published: {reason}")
+
+
+def _sweep(arguments: Arguments) -> list[str]:
+    """What trackers group the cells of a sweep by, unless that is given: the same for the same words."""
+    from vdqbench.store import key_of
+
+    words = [word for word in arguments.of_cells() if not word.startswith(("hydra", "tracker", "out=", "quiet="))]
+    return [] if any(word.startswith("study=") for word in words) else [f"study=sweep-{key_of(words)[:8]}"]

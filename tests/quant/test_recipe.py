@@ -15,7 +15,7 @@ from tiny_stdit import CONF, METHODS, STEPS, method_config, recipe
 from vdqbench.errors import ConfigError
 from vdqbench.quant import parts
 from vdqbench.quant.parts import Site
-from vdqbench.quant.recipe import Recipe
+from vdqbench.quant.recipe import Recipe, on_model
 
 ARQ = {"dvd_quant", "dvd_bgr", "dvd_arq_only", "dvd_quant_teacache", "stp", "itp", "abs", "sba"}
 ONLINE = {"fp", "teacache", "dynamic", "minmax_dynamic", "quarot", "viditq_w8a8", "dvd_pbq_only"} | ARQ
@@ -148,3 +148,36 @@ def test_all_parts_load_without_torch():
 def test_the_names_of_parts_are_their_files():
     assert parts.names("kernels") == ["sim"] and parts.names("draws") == ["all", "normal", "single", "stride"]
     assert {"dynamic", "static", "arq", "hidi_tq"} <= set(parts.names("activations"))
+
+
+MODULATION = {"only": ["modulation"], "bits": {"modulation": {"activation": 16}}}
+"""What conf/model/hunyuan_video.yaml has under `sites`."""
+
+
+def on_a_model(name: str, **changes: object) -> Recipe:
+    method = method_config(name, sites__only=["self_attn.*"], **changes)
+    return Recipe.from_config(on_model(method, MODULATION), {"weight": 4, "activation": 8}, STEPS)
+
+
+def test_a_model_brings_layers_and_their_bits_along():
+    roles = ("embed", "self_attn.q", "modulation")
+    sites = [Site(role, role, (4, 4), None, None) for role in roles]
+
+    def bits(made: Recipe) -> dict[str, tuple[int | None, int | None]]:
+        return {site.name: (site.weight_bits, site.activation_bits) for site in made.assign(sites)}
+
+    assert bits(on_a_model("cw_tw")) == {"self_attn.q": (4, 8), "modulation": (4, None)}
+    # a method that says what becomes of these layers is not overruled: by bits, by keeping them, or by a grid for the timestep's features
+    assert bits(on_a_model("cw_tw", sites__bits={"modulation": {"activation": 6}}))["modulation"] == (4, 6)
+    assert bits(on_a_model("cw_tw", sites__keep_fp=["modulation"]))["modulation"] == (None, None)
+    assert bits(on_a_model("qvd"))["modulation"] == (4, 8)
+
+
+def test_what_a_model_brings_along_is_in_the_identity_only_where_it_changes_something():
+    method = method_config("dvd_quant", sites__only=["self_attn.*", "modulation"])
+    assert on_model(method, MODULATION) == method and on_model(method, {}) is method
+    everything = method_config("cw_tw")
+    assert on_model(everything, {"only": ["modulation"]})["sites"]["only"] == ["*"]
+    assert on_a_model("cw_tw").semantic() != recipe("cw_tw", 4, 8, sites__only=["self_attn.*"]).semantic()
+    with pytest.raises(ConfigError, match=r"model.sites.file is not an option of a model \(expected one of bits, only"):
+        on_model(method, {"file": "table.yaml"})

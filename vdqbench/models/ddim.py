@@ -16,6 +16,7 @@ class RespacedDDIM:
     """
 
     train_timesteps = 1000
+    init_noise_sigma = 1.0
 
     def __init__(self) -> None:
         betas = np.linspace(1e-4, 0.02, self.train_timesteps, dtype=np.float64)
@@ -29,6 +30,10 @@ class RespacedDDIM:
         self.timesteps = torch.from_numpy(visited[::-1].copy()).to(device)
         landing = [1.0, *self.alphas_cumprod[torch.from_numpy(visited[:-1])].tolist()]
         self._before = dict(zip(visited.tolist(), landing, strict=True))
+
+    def scale_model_input(self, sample: Tensor, timestep: int) -> Tensor:
+        """What the model is given: the sample as it is."""
+        return sample
 
     def step(self, noise: Tensor, timestep: int, sample: Tensor) -> Tensor:
         """One step from `timestep` to the one before it, for predicted noise and sample of the same shape."""

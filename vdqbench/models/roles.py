@@ -1,7 +1,8 @@
 """Which role each layer of an architecture has, and how the architecture is built.
 
-Roles: `embed` and `head` (first and last layer), `time_emb.*` (the timestep's MLP), `time_proj` (reads its features alone),
-`modulation` (reads them mixed with others), `caption.*` and `pooled.*` (the text's projections), `refiner.*`,
+Roles: `embed` and `head` (first and last layer), `time_emb.*` (the timestep's MLP), `time_proj` (reads its features alone, for all
+blocks or in a ResNet), `modulation` (a transformer block's own shifts, scales and gates, from these features or a mixture of them
+with others), `caption.*`, `pooled.*` and `image` (projections of what the model is told), `refiner` (a network on top of the text),
 `{self,temporal,cross}_attn.{q,k,v,kv,out,add_*}`, `ffn.{up,down,out,add_*}`, `proj_in` and `proj_out` (around transformers in a
 UNet), `resnet.*`, `resample.*`.
 """
@@ -9,7 +10,7 @@ UNet), `resnet.*`, `resample.*`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from vdqbench.models.base import Anatomy
 if TYPE_CHECKING:
     from vdqbench.models.stdit import STDiT
 
+Modulated = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Tensor]
 Rules = Sequence[tuple[str, str]]
 """Pairs of a regular expression for the whole name of a layer and its role; the first that matches counts."""
 
@@ -30,9 +32,9 @@ STDIT: Rules = (
     (r"t_block\.1", "time_proj"),
     (r"y_embedder\.y_proj\.fc1", "caption.up"),
     (r"y_embedder\.y_proj\.fc2", "caption.down"),
-    (r"blocks\.\d+\.attn\.(q|k|v)", r"self_attn.\1"),
+    (r"blocks\.\d+\.attn\.(q|k|v|qkv)", r"self_attn.\1"),
     (r"blocks\.\d+\.attn\.proj", "self_attn.out"),
-    (r"blocks\.\d+\.attn_temp\.(q|k|v)", r"temporal_attn.\1"),
+    (r"blocks\.\d+\.attn_temp\.(q|k|v|qkv)", r"temporal_attn.\1"),
     (r"blocks\.\d+\.attn_temp\.proj", "temporal_attn.out"),
     (r"blocks\.\d+\.cross_attn\.(q|kv)_linear", r"cross_attn.\1"),
     (r"blocks\.\d+\.cross_attn\.proj", "cross_attn.out"),
@@ -40,26 +42,37 @@ STDIT: Rules = (
     (r"blocks\.\d+\.mlp\.fc2", "ffn.down"),
     (r"final_layer\.linear", "head"),
 )
-HUNYUAN: Rules = (
-    (r"x_embedder\.proj", "embed"),
+BLOCK = r"(?:\w*_)?blocks\.\d+\."
+DIT: Rules = (
+    (r"(patch_embed|x_embedder|pos_embed)\.proj|patch_embedding|proj_in", "embed"),
     (r"proj_out", "head"),
     (r"norm_out\.linear", "head.modulation"),
     (r"context_embedder\..*", "refiner"),
-    (r"time_text_embed\.timestep_embedder\.linear_1", "time_emb.up"),
-    (r"time_text_embed\.timestep_embedder\.linear_2", "time_emb.out"),
+    (r"([\w.]+\.)?(timestep_embedder|time_embedder|time_embedding)\.linear_1", "time_emb.up"),
+    (r"([\w.]+\.)?(timestep_embedder|time_embedder|time_embedding)\.linear_2", "time_emb.out"),
+    (r"condition_embedder\.time_proj|(adaln_single|time_embed)\.linear", "time_proj"),
     (r"time_text_embed\.(text|guidance)_embedder\.linear_(1|2)", r"pooled.\1_\2"),
-    (r"(single_)?transformer_blocks\.\d+\.norm(1|1_context)?\.linear", "modulation"),
-    (r"(single_)?transformer_blocks\.\d+\.attn\.to_(q|k|v)", r"self_attn.\2"),
-    (r"transformer_blocks\.\d+\.attn\.add_(q|k|v)_proj", r"self_attn.add_\1"),
-    (r"transformer_blocks\.\d+\.attn\.to_out\.0", "self_attn.out"),
-    (r"transformer_blocks\.\d+\.attn\.to_add_out", "self_attn.add_out"),
-    (r"transformer_blocks\.\d+\.ff\.net\.0\.proj", "ffn.up"),
-    (r"transformer_blocks\.\d+\.ff\.net\.2", "ffn.down"),
-    (r"transformer_blocks\.\d+\.ff_context\.net\.0\.proj", "ffn.add_up"),
-    (r"transformer_blocks\.\d+\.ff_context\.net\.2", "ffn.add_down"),
-    (r"single_transformer_blocks\.\d+\.proj_mlp", "ffn.up"),
-    (r"single_transformer_blocks\.\d+\.proj_out", "ffn.out"),
+    (r"time_embed\.pooler\.to_(\w+)", r"pooled.\1"),
+    (r"(caption_projection|condition_embedder\.text_embedder|context_embedder_2)\.linear_(\d)", r"caption.\2"),
+    (r"patch_embed\.text_proj|time_embed\.caption_proj", "caption"),
+    (r"(image_embedder|condition_embedder\.image_embedder\.ff)\..*", "image"),
+    (rf"{BLOCK}norm\d?(_context)?\.linear(_1)?", "modulation"),
+    (r"temporal_transformer_blocks\.\d+\.attn1\.to_(q|k|v)", r"temporal_attn.\1"),
+    (r"temporal_transformer_blocks\.\d+\.attn1\.to_out\.0", "temporal_attn.out"),
+    (rf"{BLOCK}attn1?\.to_(q|k|v)", r"self_attn.\1"),
+    (rf"{BLOCK}attn1?\.to_out\.0", "self_attn.out"),
+    (rf"{BLOCK}attn1?\.add_(q|k|v)_proj", r"self_attn.add_\1"),
+    (rf"{BLOCK}attn1?\.to_add_out", "self_attn.add_out"),
+    (rf"{BLOCK}attn2\.to_(q|k|v)", r"cross_attn.\1"),
+    (rf"{BLOCK}attn2\.to_out\.0", "cross_attn.out"),
+    (rf"{BLOCK}attn2\.add_(k|v)_proj", r"cross_attn.add_\1"),
+    (rf"{BLOCK}(ff|ffn)\.net\.0\.proj|single_{BLOCK}proj_mlp", "ffn.up"),
+    (rf"{BLOCK}(ff|ffn)\.net\.2", "ffn.down"),
+    (rf"{BLOCK}ff_context\.net\.0\.proj", "ffn.add_up"),
+    (rf"{BLOCK}ff_context\.net\.2", "ffn.add_down"),
+    (rf"single_{BLOCK}proj_out", "ffn.out"),
 )
+"""The names that diffusers' video transformers have in common: HunyuanVideo, Wan, CogVideoX, LTX, Latte, Mochi."""
 UNET_MOTION: Rules = (
     (r"conv_in", "embed"),
     (r"conv_out", "head"),
@@ -100,7 +113,7 @@ def roles_by(rules: Rules, model: nn.Module) -> dict[str, str]:
 
 
 def stdit_roles(model: STDiT) -> dict[str, str]:
-    """Of all layers, once `split_qkv` has been called: 13 linears a block, and 7 layers outside."""
+    """Of all layers: 13 linears a block after `split_qkv`, 9 before, and 7 layers outside."""
     return roles_by(STDIT, model)
 
 
@@ -116,16 +129,42 @@ def _stdit_modulated(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
     return block.norm1(x) * (1 + scale) + shift
 
 
-def hunyuan_anatomy(model: Any) -> Anatomy:
-    """Of diffusers' HunyuanVideoTransformer3DModel: the dual-stream, then the single-stream blocks."""
-    stacks = (("transformer_blocks", model.transformer_blocks), ("single_transformer_blocks", model.single_transformer_blocks))
-    return Anatomy(tuple(f"{name}.{i}" for name, stack in stacks for i in range(len(stack))), _hunyuan_modulated)
+def dit_anatomy(model: Any, modulated: Modulated | None = None) -> Anatomy:
+    """Of diffusers' video transformers: their blocks as they follow each other."""
+    if hasattr(model, "temporal_transformer_blocks"):  # Latte's take turns
+        pairs = range(len(model.transformer_blocks))
+        return Anatomy(tuple(f"{kind}.{i}" for i in pairs for kind in ("transformer_blocks", "temporal_transformer_blocks")), modulated)
+    stacks = {name: getattr(model, name, ()) for name in ("transformer_blocks", "single_transformer_blocks", "blocks")}
+    return Anatomy(tuple(f"{name}.{i}" for name, stack in stacks.items() for i in range(len(stack))), modulated)
 
 
-def _hunyuan_modulated(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The video tokens after the first modulated norm."""
-    given = dict(zip(("hidden_states", "encoder_hidden_states", "temb"), args, strict=False)) | dict(kwargs)
-    return block.norm1(given["hidden_states"], emb=given["temb"])[0]
+def after_norm(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The video tokens after the first norm, where that modulates them itself (HunyuanVideo, Mochi)."""
+    hidden_states, _, temb = _streams(args, kwargs)
+    return block.norm1(hidden_states, emb=temb)[0]
+
+
+def after_joint_norm(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The video tokens after the first norm, where that modulates them together with the text's (CogVideoX)."""
+    return block.norm1(*_streams(args, kwargs))[0]
+
+
+def after_table(block: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """norm1(x) * (1 + scale) + shift, where the block adds a table to what all blocks share (Wan, LTX).
+
+    The sum is [B, 6, C], or [B, N, 6, C] with a time for each token.
+    """
+    hidden_states, _, temb = _streams(args, kwargs)
+    table = block.scale_shift_table.reshape(6, -1)
+    shift, scale = (table + temb.unflatten(-1, (-1, table.shape[-1])).reshape(len(temb), -1, *table.shape)).unbind(2)[:2]
+    return block.norm1(hidden_states) * (1 + scale) + shift
+
+
+def _streams(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of the video and of the text, and what modulates them: the first arguments of all blocks of diffusers' transformers."""
+    names = ("hidden_states", "encoder_hidden_states", "temb")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return given["hidden_states"], given["encoder_hidden_states"], given["temb"]
 
 
 def unet_motion_anatomy(model: Any) -> Anatomy:

@@ -42,6 +42,7 @@ class LayerPlan:
         input_key: layers with equal keys quantize equal inputs to equal codes.
         steps: of the trajectory its parameters were found on; 0 if they do not depend on it.
         output: the quantizer of its output, where that is quantized.
+        widths: bits of its weight over the trajectory.
     """
 
     site: Site
@@ -54,6 +55,12 @@ class LayerPlan:
     clock: StepClock
     steps: int
     output: Activation | None = None
+    widths: frozenset[int | None] = frozenset()
+
+    @property
+    def fixed(self) -> bool:
+        """Whether its weight is the same all along."""
+        return len(self.views) == 1 and len(self.widths) == 1
 
     def moment(self) -> Moment:
         """The present one.
@@ -72,8 +79,7 @@ class LayerPlan:
         output_range = clock.index(self.output.ranges) if self.output is not None else 0
         if activation is None:
             return Moment(weight_bits, activation_bits, clock.index(len(self.views)), 0, "both", output_range)
-        both = activation.branches == 1 or clock.layout == "batched"
-        branch = "both" if both else "cond" if clock.layout == "embedded" else clock.branch  # an embedded call has one branch
+        branch = "both" if activation.branches == 1 else "cond" if clock.layout == "embedded" else clock.branch  # embedded: one branch
         return Moment(weight_bits, activation_bits, clock.index(len(self.views)), clock.index(activation.ranges), branch, output_range)
 
     def quantized_weight(self, moment: Moment) -> QTensor | None:
@@ -230,8 +236,11 @@ def swap(module: Any, run: Callable[[Tensor], Tensor]) -> None:
     """Make a layer quantized.
 
     Raises:
-        Unsupported: it is neither a plain linear layer nor a plain convolution.
+        Unsupported: it is neither a plain linear layer nor a plain convolution, or its forward was replaced on the instance, which
+            would go on hiding the quantized one.
     """
+    if "forward" in vars(module):
+        raise Unsupported(f"a hook replaces the forward of a {type(module).__name__}, so that it cannot be quantized; put hooks on blocks")
     module.__class__, module.run = quantized_class(module), run
 
 
@@ -252,3 +261,18 @@ def unswap(module: Any) -> None:
     """Undo `swap`."""
     module.__class__ = module.__class__.__mro__[2]
     del module.run
+
+
+SPENT = "weights_are_quantized"
+"""Attribute of a denoiser whose own weights are gone."""
+
+
+def spend(denoiser: nn.Module) -> None:
+    """Note that quantized weights are about to take the place of a model's own."""
+    vars(denoiser)[SPENT] = True
+
+
+def check_unspent(denoiser: nn.Module) -> None:
+    """Raises RuntimeError if a model's own weights are gone."""
+    if SPENT in vars(denoiser):
+        raise RuntimeError("the weights of this denoiser were replaced by quantized ones; load it again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -249,7 +249,8 @@ class Activation:
 
         Args:
             index: of the range.
-            branch: guidance branches in the input: `both` (halves of dimension 0, if `branches` is 2), `cond`, `uncond`.
+            branch: guidance branches in the input: `both` (halves of dimension 0, if `branches` is 2, the conditional one first),
+                `both_reversed` (the unconditional one first), `cond`, `uncond`.
             multiplier: factors by which the channels of the input are multiplied first; broadcasts to it.
         """
         raise NotImplementedError
@@ -354,9 +355,16 @@ class KernelPart(Part):
 
     where = "kernel"
 
-    def start(self, plans: Sequence[LayerPlan]) -> Callable[[LayerPlan], Callable[[Tensor], Tensor]]:
-        """Called once with all layers; the result gives each layer its forward."""
+    def start(self, plans: Sequence[LayerPlan], keep: bool = True) -> Callable[[LayerPlan], Callable[[Tensor], Tensor]]:
+        """Called once with all layers; the result gives each layer its forward.
+
+        Args:
+            keep: whether the model's own weights are needed afterwards; see `settle`.
+        """
         raise NotImplementedError
+
+    def settle(self, forwards: Iterable[Any]) -> None:
+        """Called when all forwards are made, if the model's own weights are not needed afterwards: quantized ones may take their place."""
 
     def storage(self, copies_bytes: int) -> str:
         """`stored` or `requantized`: how the weights of several ranges are kept, when all of them take so many bytes."""

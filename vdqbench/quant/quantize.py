@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vdqbench.calibrate import Calibration
@@ -16,7 +17,7 @@ from vdqbench.models.base import Anatomy
 from vdqbench.quant.accounting import account, bit_operations
 from vdqbench.quant.bops import Operation
 from vdqbench.quant.evidence import Evidence, Remember
-from vdqbench.quant.layer import QUANTIZED, LayerPlan, Sectioned, quantized_class, swap, unswap
+from vdqbench.quant.layer import QUANTIZED, LayerPlan, Sectioned, check_unspent, quantized_class, spend, swap, unswap
 from vdqbench.quant.parts import Activation, KernelPart, Reuse, Schedule, Site, build, find
 from vdqbench.quant.recipe import TEMPORAL, TEMPORAL_SOURCE, Recipe
 from vdqbench.quant.view import LayerView, views
@@ -34,8 +35,10 @@ def quantize(
     anatomy: Anatomy | None = None,
     calls: Callable[[], Calls] | None = None,
     remember: Remember | None = None,
+    keep: bool = True,
+    device: torch.device | str | None = None,
 ) -> Quantized:
-    """Quantize the layers of a model as a recipe says; its parameters stay as they are.
+    """Quantize the layers of a model as a recipe says; its parameters stay as they are, unless they need not be kept.
 
     Args:
         layers: role of each quantizable layer, by module name. Linears and convolutions not among them are left alone
@@ -46,11 +49,16 @@ def quantize(
         anatomy: how the model is built, for parts that work on more than one layer.
         calls: loads the denoiser's calls of calibration, for parts that need more than statistics.
         remember: keeps what such parts find.
+        keep: whether the model is needed unquantized afterwards. If not, weights that are the same all along take the place of its
+            own, layer by layer, so that there never is a second copy of the model; once restored, it is of no more use.
+        device: where the layers compute, if their weights are elsewhere meanwhile.
 
     Raises:
         ConfigError: the recipe needs a calibration, or one of another number of steps or with other layers.
         Unsupported: parts of the recipe do not work with each other or with a layer.
+        RuntimeError: the weights of the model were replaced by quantized ones before.
     """
+    check_unspent(denoiser)
     options = dict(kernel or {"name": "sim"})
     executor: KernelPart = build(find("kernels", options.pop("name"), "kernel.name"), options)
     sites, anatomy = sites_of(denoiser, layers), anatomy or Anatomy()
@@ -58,15 +66,21 @@ def quantize(
         return Quantized(denoiser, sites, recipe, executor, calibration, clock, {}, None, ())
     _check(recipe, calibration, calls)
     assigned = recipe.assign(sites)
+    place = None if device is None else torch.device(device)
+    if "calls" in recipe.needs and place is not None and next(denoiser.parameters()).device.type != place.type:
+        raise Unsupported(f"method={recipe.name} looks at modules by themselves, which model.offload=layers does not allow: use stages")
     evidence = None
     if calls is not None and "calls" in recipe.needs:
         evidence = Evidence(denoiser, {site.name: site.role for site in assigned}, calls, recipe.draw, clock, remember, anatomy.blocks)
     started: list[Any] = [recipe.schedule.start(denoiser, clock)]
     try:
-        plans = _plans(denoiser, recipe.quantized(assigned), recipe, calibration, clock, started[0], anatomy, evidence)
-        forward = executor.start(plans)
+        plans = _plans(denoiser, recipe.quantized(assigned), recipe, calibration, clock, started[0], anatomy, evidence, place)
+        forward = executor.start(plans) if keep else executor.start(plans, keep=False)
         runs = {plan.module: forward(plan) for plan in plans}
         started += [part.start(denoiser, clock, anatomy) for part in recipe.reuse]
+        if not keep:
+            spend(denoiser)
+            executor.settle(runs.values())
     except BaseException:
         for one in started:
             one.close()
@@ -179,6 +193,7 @@ def _plans(
     schedule: Schedule,
     anatomy: Anatomy,
     evidence: Evidence | None,
+    place: torch.device | None = None,
 ) -> list[LayerPlan]:
     modules = {site.name: denoiser.get_submodule(site.name) for site in sites}
     for site in sites:
@@ -209,6 +224,7 @@ def _plans(
             weight_part=recipe.weight,
             activation_part=recipe.activation,
             split=anatomy.splits.get(site.name),
+            place=place,
         )
     if evidence is not None:
         evidence.views = raw
@@ -225,7 +241,8 @@ def _plans(
         if recipe.temporal and site.role in TEMPORAL:
             input_key = (*input_key, "temporal")
         quantizer, steps = recipe.weight.quantize if recipe.weight is not None else None, recipe.steps if static else 0
-        plans.append(LayerPlan(site, module, layer_views, quantizer, activation, input_key, schedule, clock, steps, output))
+        widths = frozenset(weight for weight, _ in recipe.schedule.plan(site, recipe.steps))
+        plans.append(LayerPlan(site, module, layer_views, quantizer, activation, input_key, schedule, clock, steps, output, widths))
     if recipe.weight is None:
         return plans
     prepared = recipe.weight.prepare(plans, evidence)

@@ -61,6 +61,29 @@ class Temporal:
         return {"slot": "method.activation.temporal", "site": self.site, "grid": self.part.semantic() if self.part else None}
 
 
+def on_model(method: Mapping[str, Any], sites: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A `method` node with what a model brings along.
+
+    Args:
+        sites: `only`, layers that are quantized on this model besides those that the method names, and `bits`, which count where the
+            method does not say what becomes of a layer: its own patterns come after them, and one with a grid of its own for the
+            features of the timestep says all about the layers that read them.
+
+    Raises:
+        ConfigError: another key in `sites`.
+    """
+    for key in sites:
+        if key not in ("only", "bits"):
+            raise ConfigError(f"model.sites.{key} is not an option of a model{nearest(str(key), ('only', 'bits'))}")
+    own, bits = _mapping(method, "sites"), sites.get("bits", {})
+    if _mapping(method, "activation").get("temporal") is not None:
+        bits = {pattern: given for pattern, given in bits.items() if pattern not in TEMPORAL}
+    merged = {**own, "bits": {**bits, **(own.get("bits") or {})}}
+    if "*" not in (only := list(own.get("only", ["*"]))):
+        merged["only"] = [*only, *(pattern for pattern in sites.get("only", []) if pattern not in only)]
+    return {**method, "sites": merged} if sites else method
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is done to a model.

@@ -134,7 +134,7 @@ class Layer:
         for piece in pieces(self.plan.views[index]):
             name = variant_name(piece, bits)
             if name in self.found:
-                parts.append(unpacked(self.found[name], self.grid.format(piece, bits), piece.master.device).dequantize())
+                parts.append(unpacked(self.found[name], self.grid.format(piece, bits), piece.device).dequantize())
                 continue
             if name not in self.learned:
                 self.learned[name] = Variant(piece, self.grid.quantize(piece, bits))

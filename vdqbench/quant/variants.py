@@ -59,7 +59,7 @@ def content(view: LayerView) -> str:
     """Digest of a weight in its basis: transforms stand in it by what they do to the weight, and to two fixed pseudo-random inputs."""
     digest = hashlib.sha256(_bytes(view.weight))
     if view.transforms:
-        probe = torch.randn(2, *view.site.shape[1:], generator=torch.Generator().manual_seed(0)).to(view.master.device)
+        probe = torch.randn(2, *view.site.shape[1:], generator=torch.Generator().manual_seed(0)).to(view.device)
         for transform in view.transforms:
             probe = applied(transform, probe)
         digest.update(_bytes(probe))

@@ -12,6 +12,8 @@ from vdqbench.errors import Unsupported
 from vdqbench.quant.parts import ActivationPart, Site, Transform, TransformPart, WeightPart
 
 if TYPE_CHECKING:
+    import torch
+
     from vdqbench.quant.evidence import Evidence, Samples
 
 
@@ -33,6 +35,7 @@ class LayerView:
         split: number of channels of the first part of an input that is a concatenation.
         section: input channels that this view is restricted to; None for all.
         of_output: whether it shows the layer's output in the place of its input.
+        place: device on which weights are transformed and quantized; None for that of the master.
     """
 
     site: Site
@@ -48,6 +51,12 @@ class LayerView:
     split: int | None = None
     section: slice | None = None
     of_output: bool = False
+    place: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        return self.place or self.master.device
 
     @property
     def weight(self) -> Tensor:
@@ -98,7 +107,7 @@ class LayerView:
             raw = Samples(raw.values[inside], raw.step[inside])
         if not len(raw.values):
             raise Unsupported(f"layer {self.site.name}: method.calibration draws no moment of steps {self.window}; draw more of them")
-        values = raw.values.to(self.master.device)
+        values = raw.values.to(self.device)
         for transform in self.transforms:
             values = applied(transform, values)
         return Samples(values if self.section is None else values[:, self.section], raw.step)
@@ -145,7 +154,7 @@ class LayerView:
 
     def constant(self) -> Tensor | None:
         """[Cout], what transforms that shift add to the output; None if none does."""
-        total, weight = None, self.master.detach().float()
+        total, weight = None, self.master.detach().to(self.device).float()
         for transform in self.transforms:
             added = transform.constant(weight)
             total = added if total is None else total if added is None else total + added
@@ -153,7 +162,7 @@ class LayerView:
         return total
 
     def _transformed(self, weight: Tensor) -> Tensor:
-        weight = weight.detach().float()
+        weight = weight.detach().to(self.device).float()
         for transform in self.transforms:
             weight = transform.weight(weight)
         return weight

@@ -104,7 +104,7 @@ def _chosen(rows: Sequence[Row], side: str, budget: float | None, request: Reque
 def _stored(cell: Cell, sites: Sequence[Site]) -> float:
     total = 0.0
     for site in cell.recipe.assign(sites):
-        widths = {bits for bits, _ in cell.recipe.schedule.plan(site, cell.sampler.steps)}
+        widths = {bits for bits, _ in cell.recipe.schedule.plan(site, cell.recipe.steps)}
         total += site.elements * sum(FLOAT_BITS if bits is None else make(site.formats[0], bits).stored_bits for bits in widths)
     return total / sum(site.elements for site in sites)
 

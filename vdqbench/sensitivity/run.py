@@ -81,9 +81,9 @@ def _check(cell: Cell, request: Request) -> None:
             f"method={cell.method} sets bits by step or reuses steps; sensitivity is about a method with schedule fixed, "
             "without reuse and without sites.file, such as dynamic"
         )
-    if cell.sampler.steps % request.parts:
-        fitting = ", ".join(str(n) for n in range(1, cell.sampler.steps + 1) if cell.sampler.steps % n == 0)
-        raise ConfigError(f"ranges={request.ranges} must divide the {cell.sampler.steps} steps of the sampler: one of {fitting}")
+    if cell.recipe.steps % request.parts:
+        fitting = ", ".join(str(n) for n in range(1, cell.recipe.steps + 1) if cell.recipe.steps % n == 0)
+        raise ConfigError(f"ranges={request.ranges} must divide the {cell.recipe.steps} steps of the sampler: one of {fitting}")
 
 
 def _sites(cell: Cell, adapter: Any) -> list[Site]:

@@ -10,11 +10,13 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vdqbench.config import CONF
+from vdqbench.assets import of_model
+from vdqbench.config import CONF, Model
 from vdqbench.errors import ConfigError, nearest
 from vdqbench.progress import width
 from vdqbench.quant.parts import SLOTS, find, names
@@ -41,12 +43,46 @@ def main(arguments: Sequence[str]) -> int:
         groups = chosen
     console = Console(width=width())
     for group in groups:
+        if group == "model" and options.group:
+            console.print(_models([file for root in roots for file in sorted((root / group).glob("*.yaml"))]))
+            console.print(
+                "missing weights are fetched with vdqbench prefetch model=NAME; what a model costs is in vdqbench model=NAME plan=true"
+            )
+            continue
         table = Table(title=group, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
         for root in roots:
             for file in sorted((root / group).glob("*.yaml")):
                 table.add_row(file.stem, describe(file))
         console.print(table)
     return 0
+
+
+def _models(files: Sequence[Path]) -> Table:
+    """Every model with its size, what it needs from elsewhere, and whether it can be run here."""
+    table = Table("model", "what it is", "parameters", "GB", "licence", "here", box=None, padding=(0, 2, 0, 0))
+    table.columns[0].no_wrap = True
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    defaults = yaml.safe_load((CONF / "model_defaults.yaml").read_text(encoding="utf-8"))
+    for file in files:
+        about = describe(file).removesuffix(".")
+        try:
+            model = Model.from_config({**defaults, **yaml.safe_load(file.read_text(encoding="utf-8"))})
+        except ConfigError as error:
+            table.add_row(file.stem, about, "", "", "", escape(str(error)))
+            continue
+        needs = of_model(model)
+        licences = dict.fromkeys(f"{need.asset.licence}{' (gated)' * need.asset.gated}" for need in needs)
+        size = f"{sum(need.asset.gigabytes for need in needs):.1f}" if needs else ""
+        state = model.unavailable or ("yes" if model.is_here else "missing" if needs else "incomplete")
+        table.add_row(file.stem, about, _count(model.parameters), size, ", ".join(licences), state)
+    return table
+
+
+def _count(parameters: int | None) -> str:
+    if parameters is None:
+        return ""
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
 
 
 def _parts(console: Console) -> None:
@@ -76,6 +112,9 @@ def describe(file: Path) -> str:
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             said.append(line.lstrip("# ").strip())
+            if said[-1].startswith("open:"):
+                said.pop()
+                break
             if said[-1].endswith((".", ";", ":")):
                 break
         elif said:

@@ -63,6 +63,7 @@ class Request:
     @classmethod
     def parse(cls, words: Sequence[str]) -> Request:
         """Raises ConfigError for wrong use, before anything is read."""
+        from vdqbench import assets
         from vdqbench.compose import Composer
         from vdqbench.score import check, needs_references
         from vdqbench.sweep import Arguments
@@ -95,6 +96,7 @@ class Request:
         if not metrics:
             raise ConfigError("metric=[] names no metric; choose some with metric=[NAME,NAME]")
         check(metrics)
+        assets.check(assets.of_metrics(metrics))
         for name, options in metrics.items():
             if options.get("mode") == "system":
                 raise ConfigError(

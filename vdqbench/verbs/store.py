@@ -14,6 +14,9 @@ from vdqbench.errors import ConfigError
 from vdqbench.record import Record
 from vdqbench.store import Store
 
+VIDEOS = ("video", "trace", "features", "latents")
+"""Kinds of artefacts that have the key of a video; latents are those of videos that are still to be decoded."""
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="vdqbench store", description=__doc__)
@@ -53,7 +56,9 @@ def needed(out: Path) -> set[tuple[str, str]]:
         try:
             record = Record.load(path)
             keys = record.keys
-            found |= {(kind, key) for key in (*keys["videos"], *keys["reference_videos"]) for kind in ("video", "trace", "features")}
+            found |= {(kind, key) for key in (*keys["videos"], *keys["reference_videos"]) for kind in VIDEOS}
+            found |= {("condition", key) for key in keys.get("conditions", [])}
+            found |= {(kind, key) for key in keys.get("inputs", []) for kind in ("input", "features")}
             found |= {("scores", key) for key in keys["metrics"].values()}
             found |= {("report", keys["report"]), ("sqnr", keys.get("layers", ""))}
             statistics = keys.get("statistics") or keys["calibration"] or ""

@@ -88,7 +88,7 @@ class Divided(Activation):
 
         def encode(x: Tensor) -> Coded:
             x = (x if multiplier is None else x * multiplier).float()
-            halves = 2 if branch == "both" and x.ndim > 1 and len(x) % 2 == 0 else 1
+            halves = 2 if branch.startswith("both") and x.ndim > 1 and len(x) % 2 == 0 else 1
             values, delta = self.quantized(x.reshape(halves, -1, x.shape[-1]), fmt, single=x.ndim < 3)
             return Coded(values.view(x.shape), delta.expand(*values.shape[:-1], 1).reshape(*x.shape[:-1], 1))
 

@@ -121,9 +121,9 @@ class StaticRange(Activation):
         fmt = make(self.family, bits, self.symmetric)
         lo, hi = self.bounds(fmt)
         grids = [Affine.of(lo[index, i], hi[index, i], fmt, multiplier) for i in range(self.branches)]
-        if branch != "both":
+        if branch in ("cond", "uncond"):
             return grids[-1 if branch == "uncond" else 0]
-        return grids[0] if len(grids) == 1 else Halves(grids[0], grids[1])
+        return grids[0] if len(grids) == 1 else Halves(*(grids if branch == "both" else grids[::-1]))
 
 
 class SearchedRange(StaticRange):
@@ -172,15 +172,15 @@ class Affine:
 
 @dataclass(frozen=True)
 class Halves:
-    """The conditional and the unconditional half of dimension 0, each on its own grid."""
+    """Both halves of dimension 0, each on its own grid."""
 
-    cond: Affine
-    uncond: Affine
+    first: Affine
+    second: Affine
 
     def __call__(self, x: Tensor) -> Coded:
         import torch
 
         from vdqbench.quant.quantizer import Coded
 
-        halves = [grid(half) for grid, half in zip((self.cond, self.uncond), x.chunk(2), strict=True)]
+        halves = [grid(half) for grid, half in zip((self.first, self.second), x.chunk(2), strict=True)]
         return Coded(torch.cat([coded.values.mul_(coded.delta) for coded in halves]), 1.0)

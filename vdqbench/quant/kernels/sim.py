@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vdqbench.quant.layer import LayerPlan, Moment, Prologue
+    from vdqbench.quant.view import LayerView
 
 STORED_LIMIT = 2**30
 """`auto` stores the weights of all ranges up to so many bytes, and makes them anew at each change of range beyond."""
@@ -41,11 +42,22 @@ class Sim(KernelPart):
     def storage(self, copies_bytes: int) -> str:
         return self.weights if self.weights != "auto" else "stored" if copies_bytes <= STORED_LIMIT else "requantized"
 
-    def start(self, plans: Sequence[LayerPlan]) -> Callable[[LayerPlan], Callable[[Tensor], Tensor]]:
+    def start(self, plans: Sequence[LayerPlan], keep: bool = True) -> Callable[[LayerPlan], Callable[[Tensor], Tensor]]:
         size = sum(len(plan.views) * plan.site.elements * plan.views[0].master.element_size() for plan in plans)
         stored = self.storage(size) == "stored"
         readers, memo = Counter(plan.input_key for plan in plans), Memo()
-        return lambda plan: Forward(plan, stored, memo if readers[plan.input_key] > 1 else None)
+
+        def forward(plan: LayerPlan) -> Forward:
+            shared = memo if readers[plan.input_key] > 1 else None
+            return Forward(plan, stored, shared) if keep else Lean(plan, shared)
+
+        return forward
+
+    def settle(self, forwards: Iterable[Lean]) -> None:
+        owners = Counter(id(forward.plan.module.weight) for forward in forwards)
+        for forward in forwards:
+            if forward.plan.fixed and owners[id(forward.plan.module.weight)] == 1:
+                forward.replace()
 
 
 class Memo:
@@ -107,12 +119,49 @@ class Forward:
                 weight = master.detach()
             else:
                 weight = (view.weight if codes is None else codes.dequantize()).to(master.dtype)
-            bias: Any = self.plan.module.bias
-            constant = view.constant()
-            if constant is not None:
-                bias = constant.to(master.dtype) if bias is None else bias + constant.to(bias.dtype)
-            self.weights[key] = weight, bias
+            self.weights[key] = weight, self._bias(view)
         return self.weights[key]
+
+    def _bias(self, view: LayerView) -> Tensor | None:
+        bias: Any = self.plan.module.bias
+        constant = view.constant()
+        if constant is None:
+            return bias
+        return constant.to(view.master.dtype) if bias is None else bias.to(constant.device) + constant.to(bias.dtype)
+
+
+class Lean(Forward):
+    """The forward of one layer of a model that is not restored, without a second copy of its weight.
+
+    A weight that is the same all along takes the place of the layer's own (`replace`); another is made anew at every call.
+    """
+
+    def __init__(self, plan: LayerPlan, memo: Memo | None) -> None:
+        super().__init__(plan, False, memo)
+        self.replaced = False
+        self.bias: Tensor | None = None
+
+    def replace(self) -> None:
+        """Overwrite the layer's weight by the quantized one; in float32 no more than two copies of it exist meanwhile."""
+        import torch
+
+        from vdqbench.quant.layer import Moment
+
+        plan, (width,) = self.plan, self.plan.widths
+        weight: Any = plan.module.weight
+        self.bias = self._bias(view := plan.views[0])
+        codes = plan.quantized_weight(Moment(width, None, 0, 0, "both"))
+        with torch.no_grad():
+            weight.copy_(view.weight if codes is None else codes.centred.mul_(codes.params.delta))
+        self.replaced = True
+
+    def parameters(self, moment: Moment) -> tuple[Tensor, Tensor | None]:
+        if self.replaced:
+            weight: Any = self.plan.module.weight
+            return weight.detach(), self.bias
+        made = super().parameters(moment)
+        self.weights.clear()
+        return made
 
 
 def _values(x: Tensor, prologue: Prologue) -> tuple[Tensor, float]:

@@ -57,7 +57,7 @@ class DeltaGbs(SchedulePart):
 class Switch(Schedule):
     """Watches the denoiser's output, and decides at the beginning of each step, with one number read from the device.
 
-    The conditional branch counts: the first half of dimension 0 where the branches are batched, the conditional call of two.
+    The conditional branch counts: its half of dimension 0 where the branches are batched, the conditional call of two.
     """
 
     def __init__(self, part: DeltaGbs, denoiser: nn.Module, clock: StepClock) -> None:
@@ -103,9 +103,7 @@ class Switch(Schedule):
 
         if self.clock.branch == "uncond":
             return
-        found = first_tensor(output).detach()
-        if self.clock.layout == "batched" and len(found) % 2 == 0:
-            found = found[: len(found) // 2]
+        found = self.clock.conditional(first_tensor(output).detach())
         step, new = self.clock.step, found.to(torch.float32, copy=True)
         before, self.output = self.output, (step, new)
         follows = before is not None and before[0] == step - 1 and before[1].shape == new.shape

@@ -160,7 +160,7 @@ def _rounded(layer: LayerView, up: Tensor, down: Tensor) -> Tensor | None:
 
 
 def _branch(view: LayerView, up: Tensor, down: Tensor) -> Branch:
-    up, down = up.to(view.master.device), down.to(view.master.device).view(-1, *view.site.shape[1:])
+    up, down = up.to(view.device), down.to(view.device).view(-1, *view.site.shape[1:])
     if len(view.site.shape) == 2:
         return Branch(up, down)
     module: Any = view.required_evidence().denoiser.get_submodule(view.site.name)

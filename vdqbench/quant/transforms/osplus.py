@@ -58,7 +58,7 @@ class OSPlus(TransformPart):
     def fit(self, view: LayerView) -> Transform:
         if not concerned(view, self):
             return Identity()
-        lo, hi = (bound.to(view.master.device) for bound in input_bounds(view))
+        lo, hi = (bound.to(view.device) for bound in input_bounds(view))
         z = (lo + hi) / 2 if self.shift else lo.new_zeros(len(lo))
         if self.shift:
             _check_padding(view)

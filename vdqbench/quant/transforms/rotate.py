@@ -57,7 +57,7 @@ class Rotate(TransformPart):
         width, name = view.weight.shape[1], view.site.name
         if view.sections:
             raise Unsupported(f"layer {name} has parts of its input quantized apart, which a rotation mixes: leave out one of the two")
-        device, sign = view.master.device, None
+        device, sign = view.device, None
         if self.signs:
             drawn = torch.randint(2, (width,), generator=torch.Generator().manual_seed(self.seed))
             sign = (1.0 - 2.0 * drawn).to(device)

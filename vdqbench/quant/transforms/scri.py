@@ -65,7 +65,7 @@ class Scri(TransformPart):
         if not concerned(view, self):
             return Identity()
         lo, hi = input_bounds(view)
-        size = max_of([-lo, hi]).to(view.master.device)
+        size = max_of([-lo, hi]).to(view.device)
         if not size.any():
             return Identity()
         if self.mode == "literal":

@@ -67,7 +67,7 @@ class Smooth(TransformPart):
         largest = self._input_size(view).clamp(min=self.floor)
         weights = view.peer_weights if self.share_qkv else [view.weight]
         weight = weight_size(weights).clamp(min=self.floor).cpu()
-        return Diagonal((largest**self.alpha / weight ** (1 - self.alpha)).to(view.master.device))
+        return Diagonal((largest**self.alpha / weight ** (1 - self.alpha)).to(view.device))
 
     def values(self, shape: tuple[int, ...]) -> int:
         return self.ranges * shape[1]

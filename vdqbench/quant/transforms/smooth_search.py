@@ -54,7 +54,7 @@ class SmoothSearch(TransformPart):
 
     def fit(self, view: LayerView) -> Diagonal:
         lo, hi = input_bounds(view)
-        x = max_of([-lo, hi]).clamp(min=self.floor).to(view.master.device)
+        x = max_of([-lo, hi]).clamp(min=self.floor).to(view.device)
         w = weight_size(view.peer_weights).clamp(min=self.floor)
         return Diagonal(self._scaled(x, w)[int(self.search(view, x, w)["best"])])
 

@@ -96,4 +96,4 @@ class AdaRound(GridPart):
 
         found = work.run(remember)
 
-        return lambda view, bits: unpacked(found[variant_name(view, bits)], self.format(view, bits), view.master.device)
+        return lambda view, bits: unpacked(found[variant_name(view, bits)], self.format(view, bits), view.device)

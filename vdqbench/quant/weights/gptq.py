@@ -98,4 +98,4 @@ class GPTQ(GridPart):
         for view, bits in [variant for plan in plans for variant in variants(plan)]:
             keys[variant_name(view, bits)] = ["gptq", self.semantic(), evidence.draw.semantic(), identity(view, bits)]
             find(view, bits)  # now: the layers that give the samples are exchanged afterwards
-        return lambda view, bits: unpacked(find(view, bits), self.format(view, bits), view.master.device)
+        return lambda view, bits: unpacked(find(view, bits), self.format(view, bits), view.device)
