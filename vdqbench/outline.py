@@ -26,7 +26,7 @@ class Outline:
 
     sites: Sequence[Site]
     parameters: int
-    operations: Sequence[Operation]
+    operations: list[Operation]
 
     def roles(self, recipe: Recipe) -> dict[str, tuple[int, int]]:
         """Number of layers that a recipe quantizes, and of their weight elements, by role, in the order of the model."""

@@ -56,7 +56,8 @@ class PromptSet:
                 raise ConfigError(f"{where}.{key}={node[key]!r} must be of type str")
         sources = [key for key in ("shapes", "texts", "file") if node.get(key)]
         if len(sources) != 1:
-            raise ConfigError(f"{where} must have exactly one of shapes, texts and file, got {', '.join(sources) or 'none'}")
+            given = ", ".join(sources) or f"none; give {where}.file=PATH, or choose a set such as {where}=shapes_small"
+            raise ConfigError(f"{where} must have exactly one of shapes, texts and file, got {given}")
         texts = {"shapes": _shapes, "texts": lambda texts, *_: list(texts), "file": _lines}[sources[0]](node[sources[0]], node, where)
         texts = [str(text).strip() for text in texts if str(text).strip()]
         limit = node.get("limit")

@@ -68,7 +68,7 @@ def pipeline(captions: list[str], args: argparse.Namespace) -> Iterator[np.ndarr
 MODELS = {
     "mini_stdit": Mini(stdit, "DDIM", 20, 4.0, {"colour": 95, "shape": 85, "background": 95, "motion": 80}),
     "mini_hunyuan": Mini(pipeline, "flow matching", 20, 6.0, dict.fromkeys(shapes.ATTRIBUTES, 90)),
-    "mini_animatediff": Mini(pipeline, "DDIM", 20, 7.5, dict.fromkeys(shapes.ATTRIBUTES, 90)),
+    "mini_animatediff": Mini(pipeline, "DDIM", 25, 7.5, dict.fromkeys(shapes.ATTRIBUTES, 90)),
 }
 
 

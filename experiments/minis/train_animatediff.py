@@ -66,7 +66,8 @@ SCHEDULER = dict(
     timestep_spacing="linspace",
 )
 CALL = {"height": shapes.SIZE, "width": shapes.SIZE, "num_frames": shapes.FRAMES}
-SAMPLER = {"num_inference_steps": 25, "guidance_scale": 4.0}
+SAMPLER = {"num_inference_steps": 25, "guidance_scale": 7.5}
+"""As in QVD (arXiv 2407.11585)."""
 EVERY = [(0.0, 4), (0.5, 2), (0.88, 1)]
 """(share of the run, one in how many frames is seen)."""
 CAPS = [(0.0, 50.0), (0.1, 500.0), (0.52, 150.0), (0.65, 50.0)]

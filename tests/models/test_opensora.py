@@ -258,11 +258,10 @@ def test_a_cell_from_the_released_layout(folder, tmp_path):
     """The whole way, one part in memory at a time: calibration, W8A8, videos, reference, record."""
     import vdqbench
 
-    sizes = ",".join(f"{key}:{value}" for key, value in {**SIZES, "space_scale": 1.0, "time_scale": 1.0}.items())
     (record,) = vdqbench.run(
         [
             *("model=opensora_v1", f"model.weights={folder}", "model.dtype=float32", "model.offload=stages"),
-            *("model.call={num_frames:2,height:32,width:32}", f"model.options.stdit={{{sizes}}}"),
+            *("model.call={num_frames:2,height:32,width:32}", *(f"+model.options.stdit.{key}={value}" for key, value in SIZES.items())),
             *("method=asq", "bits=w8a8", "sampler.steps=2", "prompts=list", "prompts.texts=[a red circle,a blue square]"),
             *("prompts@calibration.prompts=list", "calibration.prompts.texts=[a dark circle]"),
             *("metric=[system]", f"out={tmp_path}", "device=cpu", "quiet=true"),
