@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
 from vdqbench.cli import main
 from vdqbench.compose import Composer
 from vdqbench.config import CONF, Cell, Model
+from vdqbench.generate import operations
 from vdqbench.outline import Outline, is_real, outline
 from vdqbench.quant.parts import build, find
+from vdqbench.store import Store
 
 DEFAULTS = yaml.safe_load((CONF / "model_defaults.yaml").read_text())
 MODELS = {
@@ -66,6 +71,13 @@ def test_open_sora_at_four_and_eight_bits(opensora, composer):
     others = sum(macs.values()) - quantized
     assert full["bops"]["total"] == sum(macs.values()) * (16 * 16 + 32)
     assert made["bops"]["total"] == quantized * (4 * 8 + 12) + others * (16 * 16 + 32)
+
+
+def test_operations_of_a_released_model_are_counted_without_running_it(opensora, tmp_path, monkeypatch):
+    model = replace(MODELS["opensora_v1"])
+    vars(model)["semantic"] = {"name": "as if its weights were here"}
+    monkeypatch.setattr("vdqbench.generate.load_adapter", lambda cell: pytest.fail("its weights were asked for"))
+    assert operations(SimpleNamespace(model=model), Store(tmp_path)) == opensora.operations
 
 
 def test_a_plan_of_dvd_quant_on_hunyuan_video(capsys, tmp_path, monkeypatch):

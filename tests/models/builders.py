@@ -72,6 +72,13 @@ WIDTH = 32
 """Of the text encoders."""
 
 
+def described(option: str, **changes: Any) -> Model:
+    """A model as its file in conf/model describes it; its weights need not be here."""
+    files = [CONF / "model_defaults.yaml", CONF / "model" / f"{option}.yaml"]
+    first, own = (yaml.safe_load(file.read_text()) for file in files)
+    return Model.from_config({**first, **own, **changes})
+
+
 @dataclass(frozen=True)
 class Case:
     """A tiny model.

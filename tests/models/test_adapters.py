@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from builders import CASES, Case, ltx_vae, sparsectrl
+from builders import CASES, Case, described, ltx_vae, sparsectrl
 from PIL import Image
 from safetensors.torch import load, save
 
@@ -350,3 +350,18 @@ def test_an_autoencoder_that_takes_the_last_step_of_denoising():
     del call["decode_noise_scale"]  # then the timestep says that, too
     expected = vae.decode(0.95 * latents + 0.05 * noise, torch.tensor([0.05]), return_dict=False)[0]
     torch.testing.assert_close(decoded(vae, latents, call), expected)
+
+
+@pytest.mark.parametrize(("name", "frames"), [("mini_animatediff", 16), ("mini_hunyuan", 17)])
+def test_the_packaged_models_are_run_by_the_same_code(name, frames):
+    model = described(name)
+    sampler = {"name": model.samplers[0], "steps": 2, "guidance": model.guidance, "guided_channels": None, "options": {}}
+    adapter, job = PipelineAdapter(model, sampler, "cpu"), Job("0000", PROMPTS[0], 0)
+    conditions = adapter.encode([job])
+    exact = adapter.denoise([job], conditions)
+    (video,) = adapter.decode(exact)
+    assert video.shape == (frames, shapes.SIZE, shapes.SIZE, 3) and adapter.fps == shapes.FPS and video.std() > 5
+    with quantize(adapter.denoiser, adapter.layers(), recipe("dynamic", 2), None, adapter.clock) as quantized:
+        out = adapter.denoise([job], conditions)
+        assert quantized.report()["unmatched"] == []
+    assert 0 < (out - exact).square().sum() / exact.square().sum() < 0.01

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
-import yaml
+from builders import described
 from torch import nn
 
-from vdqbench.config import CONF, Model
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.models.pipeline import ARCHITECTURES, PipelineAdapter
 from vdqbench.models.roles import DIT, roles_by, stdit_anatomy, stdit_roles
@@ -18,13 +16,6 @@ from vdqbench.models.stdit import STDiT
 from vdqbench.quant.macs import count
 
 ATTENTION = ("self_attn", "temporal_attn", "cross_attn")
-
-
-def described(option: str, **changes: Any) -> Model:
-    """A model as its file in conf/model describes it; its weights need not be here."""
-    files = [CONF / "model_defaults.yaml", CONF / "model" / f"{option}.yaml"]
-    first, own = (yaml.safe_load(file.read_text()) for file in files)
-    return Model.from_config({**first, **own, **changes})
 
 
 def outlined(name: str) -> PipelineAdapter:
