@@ -28,7 +28,8 @@ def records(out: Path) -> dict[str, Record]:
 
 
 def artefacts(out: Path, kind: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "store" / kind).rglob("*") if path.suffix in (".mkv", ".json", ".safetensors")}
+    files = [path for path in (out / "store" / kind).rglob("*") if path.suffix in (".mkv", ".json", ".safetensors")]
+    return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}  # what a kill left half written is hidden
 
 
 def made(out: Path, kind: str) -> int:

