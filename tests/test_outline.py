@@ -11,6 +11,7 @@ import yaml
 from vdqbench.cli import main
 from vdqbench.compose import Composer
 from vdqbench.config import CONF, Cell, Model
+from vdqbench.errors import ConfigError
 from vdqbench.generate import operations
 from vdqbench.outline import Outline, is_real, outline
 from vdqbench.quant.parts import build, find
@@ -32,7 +33,7 @@ def cell(composer: Composer, *words: str) -> Cell:
     return Cell.from_config(composer.plain(list(words)), here=False)
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if is_real(model)])
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if is_real(model) and not model.unavailable])
 def test_lists_tell_the_true_number_of_parameters(name):
     from importlib import import_module
 
@@ -71,6 +72,11 @@ def test_open_sora_at_four_and_eight_bits(opensora, composer):
     others = sum(macs.values()) - quantized
     assert full["bops"]["total"] == sum(macs.values()) * (16 * 16 + 32)
     assert made["bops"]["total"] == quantized * (4 * 8 + 12) + others * (16 * 16 + 32)
+
+
+def test_an_adapter_without_an_outline_says_so():
+    with pytest.raises(ConfigError, match="model=opensora_v1 cannot be had without its weights, which MiniSTDiT loads"):
+        outline(replace(MODELS["opensora_v1"], adapter=MODELS["mini_stdit"].adapter))
 
 
 def test_operations_of_a_released_model_are_counted_without_running_it(opensora, tmp_path, monkeypatch):

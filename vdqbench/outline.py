@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdqbench.config import Model
+from vdqbench.errors import ConfigError
 from vdqbench.quant.bops import Operation
 from vdqbench.quant.parts import KernelPart, Site
 from vdqbench.quant.recipe import Recipe
@@ -49,13 +50,16 @@ def outline(model: Model) -> Outline:
     """The outline of a model whose adapter can be had without weights (`outlined`), on the meta device.
 
     Raises:
-        ConfigError: its architecture is not known.
+        ConfigError: its architecture is not known, or its adapter is none of those.
     """
     from vdqbench.quant.macs import count
     from vdqbench.quant.quantize import sites_of
 
     module, name = str(model.adapter).rsplit(".", 1)
-    adapter = getattr(importlib.import_module(module), name).outlined(model)
+    kind = getattr(importlib.import_module(module), name)
+    if not hasattr(kind, "outlined"):
+        raise ConfigError(f"model={model.name} cannot be had without its weights, which {name} loads; leave plan=true out")
+    adapter = kind.outlined(model)
     denoiser = adapter.denoiser
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     return Outline(sites_of(denoiser, adapter.layers()), parameters, count(denoiser, **adapter.example()))

@@ -199,7 +199,7 @@ def test_a_missing_asset_is_one_sentence_with_the_command(tmp_path, monkeypatch,
             ["model=opensora_v1"],
             "hub:hpcai-tech/Open-Sora, 3 GB, Apache-2.0), which is not on this machine: run vdqbench prefetch model=opensora_v1",
         ),
-        (["metric=[vqa]"], "0.24 GB, MIT), which is not on this machine: run vdqbench prefetch 'metric=[vqa]'"),
+        (["metric=[vqa]"], "0.23 GB, MIT), which is not on this machine: run vdqbench prefetch 'metric=[vqa]'"),
     ):
         assert main(words) == 2
         error = capsys.readouterr().err

@@ -19,8 +19,8 @@ from vdqbench.models.roles import stdit_anatomy, stdit_roles
 from vdqbench.models.samplers import scheduler_of
 from vdqbench.models.stdit import STDiT
 
-TRAINED = {"_class_name": "DDIMScheduler", "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "timestep_spacing": "linspace"}
-"""What they are trained on, as diffusers' schedulers put it."""
+TRAINED = {"_class_name": "DDIMScheduler", "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "timestep_spacing": "trailing"}
+"""What they are trained on, as diffusers' schedulers put it; its PNDM steps by 1000 // N, which timesteps of `linspace` are not apart."""
 RESPACED = {"ddim": RespacedDDIM, "iddpm": RespacedIDDPM}
 """Samplers that step as Open-Sora's code does; the others are diffusers'."""
 
