@@ -59,9 +59,7 @@ class Claim:
     def check(self, rows: Sequence[Row], columns: Iterable[str], where: str) -> None:
         """Raises ConfigError if a row, a group or a column is not there, or a label stands for several rows."""
         if self.column not in (known := list(columns)):
-            raise ConfigError(
-                f"{where}: {self.text!r} is about {self.column}, which is no number here{nearest(self.column, known)}"
-            )
+            raise ConfigError(f"{where}: {self.text!r} is about {self.column}, which is no number here{nearest(self.column, known)}")
         self.pairs(rows, where)
 
     def pairs(self, rows: Sequence[Row], where: str) -> list[tuple[Row, list[Row]]]:

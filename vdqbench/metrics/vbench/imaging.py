@@ -82,4 +82,3 @@ def open_musiq(weights: str | None, device: str) -> Any:
         return pyiqa.create_metric("musiq-spaq", device=torch.device(device))
     except OSError as error:
         raise ConfigError(f"{key}=pyiqa cannot be fetched ({error}); set it to a local file or run once with a network") from error
-
