@@ -222,7 +222,8 @@ def test_points_of_plots_are_reached_and_opened_by_keyboard(page):
     assert page.js("document.getElementById('tip').hidden")
     name = page.js("document.activeElement.getAttribute('aria-label').split(';')[0]")
     page.press("Enter")
-    page.wait("location.hash.startsWith('#cell/')")
+    page.wait("document.querySelector('#view h2').textContent !== 'Plots'")
+    assert page.js("location.hash").startswith("#cell/")
     assert page.js("document.querySelector('#view h2').textContent").startswith(name)
     assert page.js("document.activeElement === document.querySelector('#view h2')")
 

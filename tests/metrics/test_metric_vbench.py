@@ -368,4 +368,4 @@ def test_both_selections_go_together_and_name_no_score_twice(composer):
     nodes = composer.plain(["metric=[vbench,vbench_mini]"])["metric"]
     check(nodes)
     assert len(nodes) == 11
-    assert nodes["vbench_dynamic_degree"]["flow"] == {"_target_": f"{PATH}.flows.Raft", "weights": "C_T_V1"}
+    assert nodes["vbench_dynamic_degree"]["flow"] == {"_target_": f"{PATH}.flows.Raft", "weights": "asset:raft_large"}

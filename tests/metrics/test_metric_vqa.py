@@ -137,8 +137,7 @@ def test_names_of_scores_tell_protocols_apart_and_are_those_of_the_configuration
         text = (CONF / "metric" / f"{name}.yaml").read_text()
         node = yaml.safe_load(text)
         assert text.splitlines()[0] == f"# @package metric.{name}"
-        with pytest.raises(ConfigError, match=r"DOVER\.pth"):
-            Vqa(node["weights"], node["protocol"])
+        assert node["weights"] == "asset:dover"
         options = {key: value for key, value in node.items() if key not in ("_target_", "mode", "version", "weights")}
         metric = Vqa(network.weights, **options)
         assert [info.name for info in metric.scores] == [info.name for info in metric.available] == node["scores"]

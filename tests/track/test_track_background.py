@@ -183,7 +183,7 @@ def test_only_a_session_of_its_own_steps_aside():
         "import os; from vdqbench.track.background import step_aside; step_aside(); print(os.nice(0), open('/proc/self/autogroup').read())"
     )
     before = Path("/proc/self/autogroup")
-    if not before.exists():
+    if not before.exists() or not before.read_text().split():
         pytest.skip("sessions are not weighed here")
     weight = before.read_text().split()[-1]
     own, shared = (
