@@ -15,6 +15,7 @@ from vdqbench.inspect import run
 from vdqbench.inspect.draw import FIGURES
 from vdqbench.inspect.phenomena import ALL
 from vdqbench.store import Store
+from vdqbench.verbs.store import needed
 
 SMALL = ("model=mini_stdit", "sampler.steps=3", "calibration.prompts.limit=1", "quiet=true")
 
@@ -43,6 +44,18 @@ def whole(out):
 def verdicts(folder):
     with (folder / "phenomena.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_pruning_the_store_spares_what_a_page_was_made_from(whole, out):
+    store = Store(out / "store")
+    spared = {"calibration", "calls", "timing", "trajectories", "weights"}
+    before = {(kind, key) for kind, key, _ in store.entries() if kind in spared}
+    assert {kind for kind, _ in before} == spared
+    assert main(["store", str(out), "--prune"]) == 0
+    assert {(kind, key) for kind, key, _ in store.entries()} == before
+    (whole / "artefacts.json").rename(whole / "kept.json")
+    assert before.isdisjoint(needed(out))
+    (whole / "kept.json").rename(whole / "artefacts.json")
 
 
 def test_page_figures_and_numbers_are_written(whole, capsys):

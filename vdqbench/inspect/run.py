@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of what is kept of trajectories and of weights."""
+ARTEFACTS = "artefacts.json"
+"""File of a folder of results that names what it was made from, so that pruning the store spares it."""
 OF_QUANTIZATION = ("method", "bits", "kernel", "metric", "tracker")
 """Groups that say nothing about the unquantized model."""
 
@@ -98,6 +100,13 @@ def inspect(request: Request) -> Inspection:
     return Inspection(tuple(found), folder)
 
 
+def _artefacts(cell: Cell) -> dict[str, tuple[str, str]]:
+    """Kind -> (kind, key) of what a page is made from."""
+    keys = dict.fromkeys(("calibration", "calls", "timing"), cell.statistics_key)
+    keys |= {"trajectories": key_of([VERSION, cell.statistics_key]), "weights": key_of([VERSION, cell.model.semantic])}
+    return {kind: (kind, key) for kind, key in keys.items()}
+
+
 def _trajectories(cell: Cell, store: Store, progress: Progress, adapter: Adapter, calibration: Calibration) -> Trajectories:
     """What repeating the calls of calibration shows. Stored."""
     from safetensors.torch import load_file, save_file
@@ -106,7 +115,7 @@ def _trajectories(cell: Cell, store: Store, progress: Progress, adapter: Adapter
     from vdqbench.inspect.trajectories import Trajectories, follow, watched
 
     places = watched(adapter.layers(), calibration)
-    where = ("trajectories", key_of([VERSION, cell.statistics_key]), ".safetensors")
+    where = (*_artefacts(cell)["trajectories"], ".safetensors")
     path = store.get(*where)
     if path is None:
         calls = generate.calls(cell, store)
@@ -120,7 +129,7 @@ def _weights(cell: Cell, store: Store, progress: Progress, adapter: Adapter, lay
     """Each layer's weights in numbers. Stored, of all layers of the model."""
     from vdqbench.inspect.weights import describe
 
-    where = ("weights", key_of([VERSION, cell.model.semantic]), ".json")
+    where = (*_artefacts(cell)["weights"], ".json")
     path = store.get(*where)
     if path is None:
         names = list(adapter.layers())
@@ -147,6 +156,7 @@ def _write(folder: Path, request: Request, cell: Cell, measured: Measured, found
             advance(1)
     for name, frame in page.frames(measured).items():
         _text(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+    _text(folder / ARTEFACTS, json.dumps(list(_artefacts(cell).values())) + "\n")
     _text(folder / "phenomena.csv", page.as_csv(found, request.layers))
     _text(folder / "page.md", page.as_markdown(cell.model.name, list(_about(request, cell, measured)), found, measured, drawn))
     known = {file.parent.name: _rows(file) for file in sorted(folder.parent.glob("*/phenomena.csv"))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vdqbench.errors import ConfigError
+from vdqbench.inspect.run import ARTEFACTS
 from vdqbench.record import Record
 from vdqbench.store import Store
 
@@ -21,7 +23,7 @@ VIDEOS = ("video", "trace", "features", "latents")
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="vdqbench store", description=__doc__)
     parser.add_argument("out", nargs="?", default="results", type=Path, help="the results folder (out=...)")
-    parser.add_argument("--prune", action="store_true", help="delete artefacts that no record below the folder needs")
+    parser.add_argument("--prune", action="store_true", help="delete artefacts that no record or inspected model below the folder needs")
     options = parser.parse_args(arguments)
     store = Store(options.out / "store")
     if not store.root.is_dir():
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def needed(out: Path) -> set[tuple[str, str]]:
-    """(kind, key) of every artefact that some record was made from, its reference included.
+    """(kind, key) of every artefact that some record or page of `inspect` was made from, references included.
 
     Raises:
         ConfigError: a record cannot be read, so that what it needs is not known.
@@ -66,4 +68,9 @@ def needed(out: Path) -> set[tuple[str, str]]:
             found |= {("found", key) for key in (record.quantization or {}).get("found", [])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that run folder first") from error
+    for path in sorted((out / "inspect").glob(f"*/{ARTEFACTS}")):
+        try:
+            found |= {(kind, key) for kind, key in json.loads(path.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path} cannot be understood ({error}), so nothing was deleted; remove that folder first") from error
     return found
