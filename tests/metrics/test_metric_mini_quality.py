@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vdqbench import shapes
 from vdqbench.config import CONF
 from vdqbench.errors import ConfigError, Unsupported
 from vdqbench.metrics.base import VideoBatch
-from vdqbench.metrics.mini_quality import FOLDER, MiniQuality, QualityNet, quality
+from vdqbench.metrics.mini_quality import FOLDER, MiniQuality, QualityNet, quality, windows
 from vdqbench.store import Store
 
 SPEC = importlib.util.spec_from_file_location(
@@ -135,6 +137,26 @@ def test_the_store_remembers_scores(videos, tmp_path, monkeypatch):
         values.append(metric.compute()["mini_vqa_t"].values)
         monkeypatch.setattr(QualityNet, "forward", None)
     assert values[0] == values[1]
+
+
+@given(st.integers(16, 200))
+def test_windows_cover_every_frame_with_no_window_too_many(frames):
+    firsts = windows(frames)
+    assert firsts[0] == 0 and firsts[-1] == frames - 16 and len(firsts) == -(-frames // 16)
+    assert max(np.diff(firsts), default=0) <= 16
+    assert windows(16) == [0] and windows(17) == [0, 1]
+
+
+def test_a_longer_video_is_judged_by_all_of_its_frames():
+    """17 frames, as mini_hunyuan makes: the mean of both windows, as high as of 16 frames, and a broken last frame is seen."""
+    clips, _ = shapes.dataset("eval", 4321, np.arange(16), 17)
+    long, metric = torch.from_numpy(clips), MiniQuality(device="cpu")
+    logits = metric._logits(long)
+    torch.testing.assert_close(logits, (metric._logits(long[:, :16]) + metric._logits(long[:, 1:])) / 2)
+    assert quality(logits).mean(dim=0).min() > 93
+    broken = long.clone()
+    broken[:, 16] = 255 - broken[:, 16]
+    assert quality(metric._logits(broken))[:, 0].mean() < quality(logits)[:, 0].mean() - 3
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (15, 32, 32), (16, 32, 33), (16, 64, 64)])

@@ -3,7 +3,7 @@
 They stand where VQA-T and VQA-A stand for the real models, and are not comparable with them. The technical score falls with noise,
 blur, blocks, displaced, flickering and shuffled frames; the aesthetic one with wrong colours and with what spoils single frames.
 Both are 100 minus the percentage of the distortion's full strength (`experiments/minis/distortions.py`), so that untouched shapes
-videos are near 100. What a video shows, and whether it is what the prompt asked for, they do not see.
+videos are near 100. Of a video of more than 16 frames the logits of the windows of 16 that cover it are averaged. What a video shows, and whether it is what the prompt asked for, they do not see.
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ def quality(logits: Tensor) -> Tensor:
     return 100 * torch.sigmoid(logits.double())
 
 
+def windows(frames: int) -> list[int]:
+    """First frames of the fewest windows of 16 frames that cover a video, evenly spaced; neighbours overlap if they must."""
+    count = -(-frames // FRAMES)
+    return [round(i * (frames - FRAMES) / max(count - 1, 1)) for i in range(count)]
+
+
 def load(folder: Path = FOLDER, device: torch.device | str = "cpu") -> tuple[QualityNet, str]:
     """The shipped network, in evaluation mode and float32, and the hash of its weights."""
     model = QualityNet(**json.loads((folder / "config.json").read_text())["network"])
@@ -116,18 +122,22 @@ class MiniQuality(PerVideo):
 
     @torch.inference_mode()
     def _logits(self, videos: Tensor) -> Tensor:
-        """Logits [N, 2] of videos uint8 [N, 16, 32, 32, 3].
+        """Logits [N, 2] of videos uint8 [N, T >= 16, 32, 32, 3]: the mean over windows of 16 frames.
 
         Raises:
-            Unsupported: videos of another size or length, which the network has not seen.
+            Unsupported: videos of another size or fewer frames, which the network has not seen.
         """
-        if tuple(videos.shape[1:4]) != (FRAMES, SIZE, SIZE):
+        if videos.shape[1] < FRAMES or tuple(videos.shape[2:4]) != (SIZE, SIZE):
             raise Unsupported(
-                f"mini_quality judges shapes videos of {FRAMES} frames of {SIZE}x{SIZE} pixels and these have {videos.shape[1]} frames of "
-                f"{videos.shape[2]}x{videos.shape[3]}; leave the metric out or use metric=vqa_all_frames"
+                f"mini_quality judges shapes videos of at least {FRAMES} frames of {SIZE}x{SIZE} pixels and these have {videos.shape[1]} "
+                f"frames of {videos.shape[2]}x{videos.shape[3]}; leave the metric out or use metric=vqa_all_frames"
             )
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return torch.cat([self._model(part.to(self._device)).cpu() for part in videos.split(self._batch_size)])
+            seen = [self._of_windows(videos[:, first : first + FRAMES]) for first in windows(videos.shape[1])]
+        return torch.stack(seen).mean(dim=0)
+
+    def _of_windows(self, videos: Tensor) -> Tensor:
+        return torch.cat([self._model(part.to(self._device)).cpu() for part in videos.split(self._batch_size)])
 
     def protocol(self) -> dict[str, Any]:
         return {**super().protocol(), "backbone": "mini_quality", "sha256": self._sha256}
