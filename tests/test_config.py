@@ -6,7 +6,7 @@ import pytest
 
 from vdqbench.compose import Composer
 from vdqbench.config import Cell, Model
-from vdqbench.errors import ConfigError
+from vdqbench.errors import ConfigError, NotHere
 
 ASSET = {"part": "denoiser", "source": "hub:someone/video", "gigabytes": 25.6, "licence": "Apache-2.0", "files": ["x.safetensors"]}
 
@@ -93,7 +93,7 @@ def test_missing_weights_name_the_command_that_fetches_them(composer, tmp_path, 
         model(composer, weights=None, assets=[ASSET]).check()
     with pytest.raises(ConfigError, match=r"accept its licence on https://huggingface.co/someone/video, .* and run vdqbench prefetch"):
         model(composer, weights=None, assets=[{**ASSET, "gated": True}]).check()
-    with pytest.raises(ConfigError, match=r"\(hub:someone/video\): run vdqbench prefetch model=mini_stdit$"):
+    with pytest.raises(NotHere, match=r"hub:someone/video, .*: run vdqbench prefetch model=mini_stdit model.weights=hub:someone/video$"):
         model(composer, weights="hub:someone/video").check()
     with pytest.raises(ConfigError, match=r"model.weights of mini_stdit is missing"):
         model(composer, weights=None).check()

@@ -23,7 +23,7 @@ PREFIX = "asset:"
 
 @dataclass(frozen=True)
 class Need:
-    """An asset, and the words that name what needs it: `model=NAME` or `metric=[NAME]`."""
+    """An asset, and the words that name what needs it: `model=NAME` (and its weights, if they are given) or `metric=[NAME]`."""
 
     asset: Asset
     owner: str
@@ -43,9 +43,8 @@ def named(name: str) -> Asset:
 
 
 def of_model(model: Model) -> list[Need]:
-    """What is to be had from elsewhere for a model that takes each part from where its asset says."""
-    elsewhere = [asset for asset in model.assets if asset.where.repository or asset.where.address] if model.source is None else []
-    return [Need(asset, f"model={model.name}") for asset in elsewhere]
+    """What is to be had from elsewhere for a model."""
+    return [Need(asset, model.words) for asset in model.fetched]
 
 
 def of_metrics(nodes: Mapping[str, Mapping[str, Any]]) -> list[Need]:
@@ -65,10 +64,10 @@ def unknown(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def check(needs: Iterable[Need]) -> None:
-    """Raises ConfigError for the first that is not on this machine, with the command that fetches it."""
+    """Raises NotHere for the first that is not on this machine, with the command that fetches it."""
     for need in needs:
         if not need.asset.is_here:
-            raise ConfigError(need.asset.lacking(need.owner))
+            raise need.asset.absent(need.owner)
 
 
 def file(text: str) -> Path | None:

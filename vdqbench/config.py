@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vdqbench.errors import ConfigError, nearest
+from vdqbench.errors import ConfigError, NotHere, nearest
 from vdqbench.inputs import NAMES, Input
 from vdqbench.models import samplers
 from vdqbench.prompts import PromptSet
@@ -103,7 +103,7 @@ class Asset:
     Attributes:
         part: what they are of: `denoiser`, `text_encoder`, `vae`, ...; the adapter knows the names.
         source: `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION`, the address of a file, or a folder.
-        gigabytes: size of the files, in 10^9 bytes.
+        gigabytes: size of the files, in 10^9 bytes; None if nobody states it.
         licence: its name, as their authors give it.
         files: paths or patterns below the source.
         gated: whether the licence must be accepted on the hub first.
@@ -112,7 +112,7 @@ class Asset:
 
     part: str
     source: str
-    gigabytes: float
+    gigabytes: float | None
     licence: str
     files: tuple[str, ...] = ("*",)
     gated: bool = False
@@ -127,15 +127,28 @@ class Asset:
         """Whether all files are on this machine."""
         return not self.where.missing(self.files)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it can be fetched, from the hub or the web."""
+        return bool(self.where.repository or self.where.address)
+
+    @property
+    def size(self) -> str:
+        return "of unknown size" if self.gigabytes is None else f"{self.gigabytes:g} GB"
+
+    def absent(self, owner: str) -> ConfigError:
+        """The error that says so; see `lacking`."""
+        return (NotHere if self.elsewhere else ConfigError)(self.lacking(owner))
+
     def lacking(self, owner: str) -> str:
         """That it is not on this machine, in one sentence, and the command that fetches it for `owner` (`model=NAME`, `metric=[NAME]`)."""
         where = self.where
-        if not where.repository and not where.address:
+        if not self.elsewhere:
             return f"{owner}: {self.source} lacks {', '.join(where.missing(self.files))} of its {self.part}; give the folder that holds it"
         first = f"accept its licence on https://huggingface.co/{where.repository}, log in with hf auth login, and " if self.gated else ""
-        command = f"vdqbench prefetch {shlex.quote(owner)}"
+        command = f"vdqbench prefetch {shlex.join(owner.split())}"
         return (
-            f"{owner} needs its {self.part} ({self.source}, {self.gigabytes:g} GB, {self.licence}), which is not on this machine: "
+            f"{owner} needs its {self.part} ({self.source}, {self.size}, {self.licence}), which is not on this machine: "
             f"{first}run {command}"
         )
 
@@ -241,8 +254,20 @@ class Model:
         if asset is None:
             raise ConfigError(f"model.assets says nothing about {part} of {self.name}; add its source, or give model.weights=FOLDER")
         if (folder := asset.where.folder) is None:
-            raise ConfigError(self._lacking(asset))
+            raise asset.absent(self.words)
         return folder
+
+    @property
+    def fetched(self) -> tuple[Asset, ...]:
+        """What is to be had from elsewhere: each part from where its asset says, or all of it from the hub."""
+        if self.source is None:
+            return tuple(asset for asset in self.assets if asset.elsewhere)
+        return (Asset("weights", str(self.weights), None, "see there", self.files),) if self.source.repository else ()
+
+    @property
+    def words(self) -> str:
+        """What names it, and its weights, on a command line."""
+        return f"model={self.name}" + (f" model.weights={self.weights}" if self.source and self.source.repository else "")
 
     @property
     def is_here(self) -> bool:
@@ -260,11 +285,10 @@ class Model:
         if self.source is None:
             for asset in self.assets:
                 if not asset.is_here:
-                    raise ConfigError(self._lacking(asset))
-        elif self.source.repository and self.source.missing(self.files):
-            raise ConfigError(
-                f"model={self.name} needs weights that are not on this machine ({self.weights}): run vdqbench prefetch model={self.name}"
-            )
+                    raise asset.absent(self.words)
+        for asset in self.fetched if self.source else ():
+            if not asset.is_here:
+                raise asset.absent(self.words)
         for file in self.source.missing(self.files) if self.source else ():
             raise ConfigError(
                 f"model.weights={self.weights} lacks {file} (looked in {self.folder}); "
@@ -284,9 +308,6 @@ class Model:
             return samplers.scheduler_steps(sampler.name, sampler.steps, sampler.options)
         name, options = samplers.name_of(self.scheduler_config), {**self.scheduler_config, **sampler.options}
         return samplers.scheduler_steps(name, sampler.steps, {"skip_prk_steps": False, **options})
-
-    def _lacking(self, asset: Asset) -> str:
-        return asset.lacking(f"model={self.name}")
 
     def check_sampler(self, sampler: Sampler) -> None:
         """Raises ConfigError if the model cannot be sampled this way."""
@@ -382,8 +403,9 @@ class Cell:
         kernel = dict(config["kernel"])
         build(find("kernels", kernel.pop("name", None), "kernel.name"), kernel)
         recipe = Recipe.from_config(on_model(config["method"], model.sites), config["bits"], model.steps_of(sampler))
-        prompts = PromptSet.from_config(config["prompts"], takes=model.inputs)
-        calibration = PromptSet.from_config(config["calibration"].get("prompts"), "calibration.prompts", model.inputs)
+        takes = model.inputs if here or model.is_here else dict.fromkeys(model.inputs, "optional")  # a plan on paper needs no pictures
+        prompts = PromptSet.from_config(config["prompts"], takes=takes)
+        calibration = PromptSet.from_config(config["calibration"].get("prompts"), "calibration.prompts", takes)
         if not isinstance(config["calibration"].get("seed"), int):
             raise ConfigError(f"calibration.seed={config['calibration'].get('seed')} must be of type int")
         for one in (prompts, calibration):

@@ -10,6 +10,10 @@ class ConfigError(ValueError):
     """What was asked for is wrong; nothing has run yet. Exit code 2."""
 
 
+class NotHere(ConfigError):  # noqa: N818 - what is so, not whose fault
+    """Weights are not on this machine; the sentence ends with the command that fetches them."""
+
+
 class Unsupported(RuntimeError):  # noqa: N818 - the name of the state, not of a fault
     """Parts that are valid by themselves do not work together; the cell is skipped with this sentence as its reason."""
 

@@ -89,7 +89,7 @@ def space(assets: list[Asset]) -> Iterator[str]:
         folder = Path(HF_HUB_CACHE) if asset.where.repository else cache("assets")
         folder = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
         device = folder.stat().st_dev
-        wanted[device] = (folder, wanted.get(device, (folder, 0.0))[1] + asset.gigabytes)
+        wanted[device] = (folder, wanted.get(device, (folder, 0.0))[1] + (asset.gigabytes or 0.0))
     for folder, gigabytes in wanted.values():
         if (free := shutil.disk_usage(folder).free / 1e9) < gigabytes:
             yield (
@@ -103,7 +103,7 @@ def _from_hub(asset: Asset, progress: Progress) -> None:
 
     repository = str(asset.where.repository)
     page, silent = f"{constants.ENDPOINT}/{repository}", progress.quiet or not progress.console.is_terminal
-    progress.say(f"{asset.part}: {asset.source}, {asset.gigabytes:g} GB")
+    progress.say(f"{asset.part}: {asset.source}, {asset.size}")
     try:
         with _bars(not silent):
             snapshot_download(repository, revision=asset.where.revision, allow_patterns=list(asset.files))

@@ -58,7 +58,7 @@ def outline(model: Model) -> Outline:
     module, name = str(model.adapter).rsplit(".", 1)
     kind = getattr(importlib.import_module(module), name)
     if not hasattr(kind, "outlined"):
-        raise ConfigError(f"model={model.name} cannot be had without its weights, which {name} loads; leave plan=true out")
+        raise ConfigError(f"model={model.name} cannot be had without its weights, which {name} loads")
     adapter = kind.outlined(model)
     denoiser = adapter.denoiser
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())

@@ -21,7 +21,7 @@ from vdqbench.quant.recipe import Recipe, on_model
 from vdqbench.record import Record
 from vdqbench.runner import is_done, metric_keys
 from vdqbench.store import Store
-from vdqbench.verbs.prefetch import overview
+from vdqbench.verbs.prefetch import amount, overview
 
 Row = tuple[str, str, Callable[[], Recipe]]
 """Names of a method and a bit option, and their recipe, if it can be had."""
@@ -74,11 +74,19 @@ def _model(cells: Sequence[Cell], console: Console) -> None:
     console.print(f"\n[bold]{model.name}[/]", highlight=False)
     if needs := of_model(model):
         console.print(overview(needs))
-        missing = sum(need.asset.gigabytes for need in needs if not need.asset.is_here)
-        console.print(f"{missing:.1f} GB to fetch: vdqbench prefetch model={model.name}" if missing else "all of it is there")
+        missing = [need for need in needs if not need.asset.is_here]
+        console.print(
+            f"{amount(missing, 1)} to fetch: vdqbench prefetch {model.words}" if missing else "all of it is there", soft_wrap=True
+        )
     else:
         console.print(f"{model.weights}: {'there' if model.is_here else 'incomplete'}", markup=False)
-    denoiser = outline(model)
+    try:
+        denoiser = outline(model)
+    except ConfigError as error:
+        console.print(f"not counted: {error}", soft_wrap=True, markup=False)
+        return
+    if model.source is not None and not model.is_here:
+        console.print(f"as {model.name} is shipped; what {model.weights} is will be known when it is here", soft_wrap=True, markup=False)
     macs = sum(one.macs for one in denoiser.operations)
     console.print(
         f"denoiser: {denoiser.parameters:,} parameters, {len(denoiser.sites)} layers with a role; one call for one video in one guidance "

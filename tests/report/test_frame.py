@@ -43,10 +43,12 @@ def test_csv(out, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "a" / "long.csv").open()))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 7
     assert [float(row["value"]) for row in rows if row["score"] == "clipsim"] == [0.1, 0.2, 0.3, 0.4]
+    assert main(["records", f"out={out}", "--to", str(tmp_path / "b.csv")]) == 0  # as everywhere else
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "a" / "long.csv").read_text()
 
 
 def test_parquet(out, tmp_path):
-    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow", reason="pyarrow is optional")
+    pandas = pytest.importorskip("pandas")
     assert main(["records", str(out), "--to", str(tmp_path / "long.parquet")]) == 0
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "long.parquet"), vdqbench.load_records(out), check_dtype=False)
 
@@ -59,7 +61,7 @@ def test_what_cannot_be_written_is_one_sentence(out, tmp_path, capsys, monkeypat
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["records", str(out), "--to", str(tmp_path / "long.parquet")]) == 2
     error = capsys.readouterr().err
-    assert "needs the package pyarrow: pip install pyarrow" in error and error.count("\n") == 1
+    assert "needs the package pyarrow: pip install 'vdqbench[parquet]'" in error and error.count("\n") == 1
     assert not (tmp_path / "long.parquet").exists()
 
 

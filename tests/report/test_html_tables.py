@@ -9,6 +9,7 @@ import pytest
 
 from vdqbench.report import layout, render
 from vdqbench.report.html.tables import laid_out, read_table
+from vdqbench.report.table import Table, rows
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +48,14 @@ def test_texts_are_those_of_the_layout(rendered):
     lost = page["lines"][3]
     assert lost["state"] == "failed" and lost["cells"][0] == {"value": "failed", "notes": [1]} and "failed" in page["footnotes"][0]
     assert page["agreement"]["claims"]["rows"][0][0] == "TSQ > Dynamic on clipsim"
+    assert page["agreement"]["heading"] == "Agreement with the paper"
     assert json.loads(json.dumps(page)) is not None
+
+
+def test_claims_of_a_table_without_a_paper_are_nobody_elses():
+    columns = [{"score": "clipsim", "digits": 3}]
+    lines = [{"label": name, "overrides": [f"method={name}"]} for name in ("fp", "tsq")]
+    table = Table.from_config({"name": "own", "title": "Own", "columns": columns, "rows": lines, "claims": ["fp > tsq on clipsim"]})
+    agreement = laid_out(rows(table, made_results.records()[:2]))["agreement"]
+    assert agreement["heading"] == "What was claimed beforehand" and agreement["claims"]["head"] == ("claim", "measured")
+    assert agreement["claims"]["rows"] == [("fp > tsq on clipsim", "holds (0.800 against 0.790)")]

@@ -66,6 +66,12 @@ def test_every_table_loads_and_renders_before_anything_ran(name, preset):
     assert "…" not in console.file.getvalue()
 
 
+def test_the_papers_numbers_have_its_decimals_whatever_ours_have():
+    table = load("qvd/table1")
+    text = render.to_markdown(rows(table, [None] * len(table.cells("mini")), "mini"))
+    assert "| 22.8 |" in text and "| 9735 |" in text and "| 44.47 |" in text
+
+
 @pytest.mark.parametrize(("name", "preset"), conditions())
 def test_every_override_names_an_option(name, preset):
     known = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in CONF.iterdir() if folder.is_dir()}

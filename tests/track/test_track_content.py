@@ -147,7 +147,7 @@ def test_layers():
 
 def test_a_table_as_a_page_and_as_rows():
     cells = (Cell("done", 1.0, rank=1, difference=Estimate(-0.5, 0.1, 3)), Cell("done", 2.0, rank=2, notes=(1,), paper=3.0))
-    headings = (Heading("a", "A<b", 1, True, False, False), Heading("b", "A<b", 2, True, True, False))
+    headings = (Heading("a", "A<b", 1, True, None, False), Heading("b", "A<b", 2, True, 2, False))
     lines = (Line("x & y", "4/8", "cell", "done", cells), Line("z", "4/8", "cell", "missing", (Cell("missing"), Cell("missing"))))
     rendered = Rendered("t", "T > S", None, "W/A", headings, lines, ("why",), ("seen",))
     assert page.rows(rendered) == (

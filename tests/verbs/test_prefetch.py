@@ -48,11 +48,11 @@ def prefetch(web, tmp_path, monkeypatch, capsys):
     }.items():
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
 
-    def run(*words: str, assets: list[dict] = ASSETS, offline: bool = False) -> tuple[int, str]:
+    def run(*words: str, assets: list[dict] = ASSETS, offline: bool = False, model: str = "tiny") -> tuple[int, str]:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
         close_session()
         configured(tmp_path, web, assets)
-        code = main(["prefetch", "--config-dir", str(tmp_path / "mine"), "model=tiny", "metric=[system]", *words])
+        code = main(["prefetch", "--config-dir", str(tmp_path / "mine"), f"model={model}", "metric=[system]", *words])
         return code, capsys.readouterr().out
 
     return run
@@ -138,6 +138,30 @@ def test_one_of_two_files_is_not_a_model(prefetch, web):
     assert prefetch(assets=wanted)[0] == 0
     fetched = [path for method, path, _ in web.asked if method == "GET" and "resolve" in path]
     assert fetched == [f"/acme/tiny/resolve/{web.commit}/two.safetensors"]
+
+
+def test_a_whole_model_from_the_hub(prefetch, web, tmp_path, capsys):
+    """Weights named by a repository are fetched by the very command that their absence is answered with, own folders included."""
+    web.repositories["acme/tuned"] = {"config.json": CONFIG, "net/part.safetensors": WEIGHTS, "other.bin": OTHER}
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    node = {"defaults": ["tiny", "_self_"], "name": "tuned", "weights": "hub:acme/tuned", "files": ["config.json", "net/*"]}
+    (tmp_path / "mine" / "model" / "tuned.yaml").write_text(f"# Tiny, tuned\n{yaml.safe_dump(node)}")
+    configured(tmp_path, web)
+    folders, words = ["--config-dir", str(tmp_path / "mine")], ["model=tuned", "model.weights=hub:acme/tuned"]
+    assert main([*folders, "model=tuned"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "model=tuned model.weights=hub:acme/tuned needs its weights (hub:acme/tuned, of unknown size, see there)" in error
+    assert error.endswith("is not on this machine: run vdqbench prefetch " + " ".join([*words, *folders]))
+    assert main(["list", "models", *folders]) == 0
+    (listed,) = (line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("tuned"))
+    assert "Tiny, tuned" in listed and "missing" in listed
+    code, said = prefetch("plan=true", model="tuned")
+    assert code == 0 and "0.00 GB and 1 of unknown size to fetch" in said and not web.asked
+    code, said = prefetch("model.weights=hub:acme/tuned", model="tuned")
+    assert code == 0 and "1 assets are there and verified" in said
+    assert not (tmp_path / "hub" / "models--acme--tiny").exists()
+    (part,) = (tmp_path / "hub" / "models--acme--tuned").glob(f"snapshots/{COMMIT}/net/*")
+    assert part.read_bytes() == WEIGHTS and "everything is there" in prefetch("plan=true", model="tuned")[1]
 
 
 def test_packaged_models_need_nothing(capsys):

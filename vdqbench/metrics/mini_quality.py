@@ -3,7 +3,8 @@
 They stand where VQA-T and VQA-A stand for the real models, and are not comparable with them. The technical score falls with noise,
 blur, blocks, displaced, flickering and shuffled frames; the aesthetic one with wrong colours and with what spoils single frames.
 Both are 100 minus the percentage of the distortion's full strength (`experiments/minis/distortions.py`), so that untouched shapes
-videos are near 100. Of a video of more than 16 frames the logits of the windows of 16 that cover it are averaged. What a video shows, and whether it is what the prompt asked for, they do not see.
+videos are near 100. Of a video of more than 16 frames the logits of the windows of 16 that cover it are averaged. What a video shows,
+and whether it is what the prompt asked for, they do not see.
 """
 
 from __future__ import annotations

@@ -86,14 +86,19 @@ class PipelineAdapter(Adapter):
     def outlined(cls, model: Model) -> PipelineAdapter:
         """The adapter of a model whose weights need not be here, on the meta device: layers, anatomy, denoiser and example.
 
+        Weights of the user's own say themselves what they are of, once they are here.
+
         Raises:
             ConfigError: its architecture is not known.
         """
         path = ARCHITECTURES / f"{model.name}.json"
-        if not path.is_file():
+        known = path.is_file()
+        own = (model.source is not None or not known) and model.is_here
+        if not known and not own:
             raise ConfigError(f"model={model.name} has no architecture of its own{nearest(model.name, known_architectures())}")
+        blueprint = Blueprint.of_model(model) if own else Blueprint.of_architecture(path)
         sampler = {"name": "model", "steps": 2, "guidance": 1.0, "guided_channels": None, "options": {}}
-        return cls(model, sampler, "meta", Blueprint.of_architecture(path))
+        return cls(model, sampler, "meta", blueprint)
 
     @property
     def denoiser(self) -> nn.Module:

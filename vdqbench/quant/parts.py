@@ -105,12 +105,7 @@ class Part:
 
     def check(self, steps: int) -> None:
         """Raises ConfigError if the options do not fit a trajectory of so many steps."""
-        ranges = getattr(self, "ranges", 1)
-        if not 1 <= ranges <= steps or steps % ranges:
-            fitting = ", ".join(str(n) for n in range(1, steps + 1) if steps % n == 0)
-            raise ConfigError(
-                f"{self.key('ranges')}={ranges} must divide the {steps} steps of the sampler into equal parts: one of {fitting}"
-            )
+        check_ranges(self.key("ranges"), getattr(self, "ranges", 1), steps)
 
     @property
     def batch_dependent(self) -> bool:
@@ -369,6 +364,13 @@ class KernelPart(Part):
     def storage(self, copies_bytes: int) -> str:
         """`stored` or `requantized`: how the weights of several ranges are kept, when all of them take so many bytes."""
         raise NotImplementedError
+
+
+def check_ranges(key: str, ranges: int, steps: int) -> None:
+    """Raises ConfigError unless so many ranges are equal parts of the steps; `key` is what gave them."""
+    if not 1 <= ranges <= steps or steps % ranges:
+        fitting = ", ".join(str(n) for n in range(1, steps + 1) if steps % n == 0)
+        raise ConfigError(f"{key}={ranges} must divide the {steps} steps of the sampler into equal parts: one of {fitting}")
 
 
 SLOTS: dict[str, type[Part]] = {

@@ -20,6 +20,7 @@ from vdqbench.quant.parts import (
     TransformPart,
     WeightPart,
     build,
+    check_ranges,
     find,
     names,
 )
@@ -138,6 +139,9 @@ class Recipe:
             reuse=tuple(build(find("reuses", key, "method.reuse"), options or {}) for key, options in reuse.items()),
             draw=_named(method, "calibration", "draws", "draw") or build(find("draws", "all", ""), {}),
         )
+        ranges = method.get("ranges")  # which parts refer to
+        if ranges is not None and any(getattr(part, "ranges", None) == ranges for part in recipe.parts):
+            check_ranges("method.ranges", ranges, steps)
         for part in recipe.parts:
             part.check(steps)
         return recipe

@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vdqbench.record import Sample
 from vdqbench.report.claims import shown
 from vdqbench.report.kendall import kendall
 from vdqbench.report.paired import Estimate, difference
+from vdqbench.report.printed import form
 
 if TYPE_CHECKING:
     from vdqbench.report.spec import Row, Table
@@ -123,14 +125,12 @@ def _verdicts(table: Table, measured: Mapping[str, Measured], home: bool) -> lis
     verdicts = []
     for claim in table.claims:
         column = measured.get(claim.column)
-        digits = table.digits(claim.column)
         direction = table.direction(claim.column) if column is None or column.higher_is_better is None else column.higher_is_better
         paper = claim.outcome(table.rows, {row.title: row.paper.get(claim.column) for row in table.rows}, direction)
         ours = claim.outcome(table.rows, column.means if column else {}, direction, home)
 
-        def form(value: float, digits: int = digits) -> str:
-            return f"{value:.{digits}f}"
-
+        printed = partial(form, digits=table.digits(claim.column))
+        own = partial(form, digits=column.digits) if column else printed
         alone = "; order alone" if claim.margin and not claim.relative and not home and ours.numbers else ""
-        verdicts.append(Verdict(claim.text, shown(paper, form) if table.paper else None, shown(ours, form) + alone))
+        verdicts.append(Verdict(claim.text, shown(paper, printed) if table.paper else None, shown(ours, own) + alone))
     return verdicts

@@ -24,6 +24,12 @@ def explanation(agreement: Agreement) -> str:
     )
 
 
+def heading(agreement: Agreement) -> str:
+    """Of all of it."""
+    compared = agreement.orderings or any(verdict.paper is not None for verdict in agreement.verdicts)
+    return "Agreement with the paper" if compared else "What was claimed beforehand"
+
+
 def orders(agreement: Agreement) -> list[tuple[str, ...]]:
     """One line per score: label, rows, tau, p, flips."""
     return [

@@ -75,7 +75,7 @@ def write(records: Sequence[Record], path: Path) -> Path:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"--to={path} needs the package pyarrow: pip install pyarrow, or write .csv instead") from error
+        raise ConfigError(f"--to={path} needs the package pyarrow: pip install 'vdqbench[parquet]', or write .csv instead") from error
     made = frame(records)
     write_atomic(path, lambda file: made.to_parquet(file, engine="pyarrow", index=False))
     return path

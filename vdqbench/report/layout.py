@@ -42,8 +42,8 @@ def cells(rendered: Rendered, line: Line, compact: bool = False) -> list[Text]:
     for heading, cell in zip(rendered.headings, line.cells, strict=True):
         if not _merged(heading, compact):
             texts.append(_ours(cell, heading.digits))
-        if heading.has_paper:
-            texts.append(_paper(cell, heading.digits))
+        if heading.paper_digits is not None:
+            texts.append(_paper(cell, heading.digits, heading.paper_digits))
     return texts
 
 
@@ -70,8 +70,8 @@ def _ours(cell: Cell, digits: int) -> Text:
     return Text(number(cell.mean, digits), beside, cell.notes, cell.rank)
 
 
-def _paper(cell: Cell, digits: int) -> Text:
+def _paper(cell: Cell, digits: int, printed: int) -> Text:
     if cell.paper is None:
         return Text("", printed=True)
     beside = "" if cell.paper_difference is None else f"ours {number(cell.paper_difference, digits, sign=True)}"
-    return Text(number(cell.paper, digits), beside, printed=True)
+    return Text(number(cell.paper, printed), beside, printed=True)

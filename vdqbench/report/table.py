@@ -17,15 +17,24 @@ __all__ = ["Average", "Cell", "Column", "Heading", "Line", "Rendered", "Row", "T
 
 @dataclass(frozen=True)
 class Heading:
-    """A column as it is shown: label and direction are the records', unless the table says otherwise."""
+    """A column as it is shown: label and direction are the records', unless the table says otherwise.
+
+    Attributes:
+        digits: decimals of our numbers.
+        paper_digits: decimals of the paper's, as it prints them; None for a column without them.
+    """
 
     score: str
     label: str
     digits: int
     higher_is_better: bool | None
-    has_paper: bool
+    paper_digits: int | None
     unavailable: bool
     notes: tuple[int, ...] = ()
+
+    @property
+    def has_paper(self) -> bool:
+        return self.paper_digits is not None
 
     @property
     def arrow(self) -> str:
@@ -120,7 +129,7 @@ def rows(table: Table, records: Sequence[Record | None], preset: str | None = No
         raise ValueError(f"{len(records)} records do not fit the {len(of_cells)} cells of table {table.name}; give None for a missing one")
     found = dict(zip((row.title for row in of_cells), records, strict=True))
     notes = _Footnotes()
-    headings = _headings(chosen.columns, records, notes)
+    headings = _headings(table, chosen.columns, records, notes)
     lines = [_line(table, chosen.columns, headings, row, found, notes) for row in table.rows]
     models = sorted({str(record.cell.get("model")) for record in records if record is not None})
     return Rendered(
@@ -153,14 +162,15 @@ def _measured(
     return list(measured.values())
 
 
-def _headings(columns: Sequence[Column], records: Sequence[Record | None], notes: _Footnotes) -> tuple[Heading, ...]:
+def _headings(table: Table, columns: Sequence[Column], records: Sequence[Record | None], notes: _Footnotes) -> tuple[Heading, ...]:
     headings = []
     for column in columns:
         entries = [record.scores[column.score] for record in records if record is not None and column.score in record.scores]
         label = column.label or next((entry["label"] for entry in entries if entry.get("label")), column.score)
         told = next((entry["higher_is_better"] for entry in entries if "higher_is_better" in entry), column.higher_is_better)
         direction = column.higher_is_better if column.ratio else told
-        headings.append(Heading(column.score, label, column.digits, direction, column.paper is not None, bool(column.unavailable)))
+        printed = None if column.paper is None else table.digits(column.paper) if table.paper else column.digits
+        headings.append(Heading(column.score, label, column.digits, direction, printed, bool(column.unavailable)))
     for i, column in enumerate(columns):
         if column.unavailable:
             alike = [h.label for c, h in zip(columns, headings, strict=True) if c.unavailable == column.unavailable]

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(width=width())
     for group in groups:
         if group == "model" and options.group:
-            console.print(_models([file for root in roots for file in sorted((root / group).glob("*.yaml"))]))
+            console.print(_models([file for root in roots for file in sorted((root / group).glob("*.yaml"))], options.config_dir))
             console.print(
                 "missing weights are fetched with vdqbench prefetch model=NAME; what a model costs is in vdqbench model=NAME plan=true"
             )
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _models(files: Sequence[Path]) -> Table:
-    """Every model with its size, what it needs from elsewhere, and whether it can be run here."""
+def _models(files: Sequence[Path], folders: Sequence[str]) -> Table:
+    """Every model with its size, what it needs from elsewhere, and whether it can be run here; `folders` are those of --config-dir."""
     table = Table("model", "what it is", "parameters", "GB", "licence", "here", box=None, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
     for column in table.columns[2:4]:
@@ -67,13 +67,19 @@ def _models(files: Sequence[Path]) -> Table:
     for file in files:
         about = describe(file).removesuffix(".")
         try:
-            model = Model.from_config({**defaults, **yaml.safe_load(file.read_text(encoding="utf-8"))})
+            node = {**defaults, **yaml.safe_load(file.read_text(encoding="utf-8"))}
+            if "defaults" in node:  # it is made from another
+                from vdqbench.compose import Composer
+
+                node = Composer(folders).plain([f"model={file.stem}"])["model"]
+            model = Model.from_config(node)
         except ConfigError as error:
             table.add_row(file.stem, about, "", "", "", escape(str(error)))
             continue
         needs = of_model(model)
         licences = dict.fromkeys(f"{need.asset.licence}{' (gated)' * need.asset.gated}" for need in needs)
-        size = f"{sum(need.asset.gigabytes for need in needs):.1f}" if needs else ""
+        sizes = [need.asset.gigabytes for need in needs]
+        size = "?" if None in sizes else f"{sum(size or 0 for size in sizes):.1f}" if sizes else ""
         state = model.unavailable or ("yes" if model.is_here else "missing" if needs else "incomplete")
         table.add_row(file.stem, about, _count(model.parameters), size, ", ".join(licences), state)
     return table

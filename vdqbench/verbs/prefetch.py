@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     console.print(overview(needs))
     missing = [need for need in needs if not need.asset.is_here]
-    total = f"{sum(need.asset.gigabytes for need in missing):.2f} GB to fetch" if missing else "everything is there"
+    total = f"{amount(missing, 2)} to fetch" if missing else "everything is there"
     console.print(total, soft_wrap=True)
     if plan:
         return 0
@@ -97,6 +97,13 @@ def needed(words: Sequence[str]) -> tuple[list[Need], list[str], bool, bool]:
     return list(found.values()), list(others), study.plan, quiet
 
 
+def amount(needs: Sequence[Need], digits: int) -> str:
+    """How much it is together, in GB; what nobody states is counted apart."""
+    sizes = [need.asset.gigabytes for need in needs]
+    unknown = sizes.count(None)
+    return f"{sum(size or 0 for size in sizes):.{digits}f} GB" + (f" and {unknown} of unknown size" if unknown else "")
+
+
 def overview(needs: Sequence[Need]) -> Table:
     """A line for each asset: what of, from where, how large, under which licence, whether it is there."""
     table = Table("for", "part", "source", "GB", "licence", "", box=None, padding=(0, 2, 0, 0))
@@ -105,6 +112,6 @@ def overview(needs: Sequence[Need]) -> Table:
         asset = need.asset
         licence = f"{asset.licence} (gated: to be accepted on the hub)" if asset.gated else asset.licence
         there = "there" if asset.is_here else "missing"
-        size = f"{asset.gigabytes:.2g}" if asset.gigabytes < 0.1 else f"{asset.gigabytes:.1f}"
+        size = "?" if asset.gigabytes is None else f"{asset.gigabytes:.2g}" if asset.gigabytes < 0.1 else f"{asset.gigabytes:.1f}"
         table.add_row(escape(need.owner), asset.part, asset.source, size, licence, there, style=None if there == "there" else "yellow")
     return table

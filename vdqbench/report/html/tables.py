@@ -80,6 +80,7 @@ def laid_out(rendered: Rendered) -> dict[str, Any]:
         "notes": list(rendered.notes),
         "agreement": agreement
         and {
+            "heading": below.heading(agreement),
             "explanation": below.explanation(agreement),
             "orders": {"head": below.ORDER, "rows": below.orders(agreement)},
             "claims": dict(zip(("head", "rows"), below.verdicts(agreement), strict=True)),

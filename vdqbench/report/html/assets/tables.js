@@ -43,11 +43,11 @@ function paperTable(table) {
 }
 
 function agreement(table) {
-  const { explanation, orders, claims } = table.agreement;
+  const { heading, explanation, orders, claims } = table.agreement;
   return details(
-    "Agreement with the paper",
+    heading,
     orders.rows.length ? [el("p", { class: "quiet" }, explanation), plainTable(`Order of the methods: ${table.title}`, orders.head, orders.rows, "lrrrl")] : null,
-    claims.rows.length ? plainTable(`Claims of the paper: ${table.title}`, claims.head, claims.rows, "lll") : null,
+    claims.rows.length ? plainTable(`Claims: ${table.title}`, claims.head, claims.rows, "lll") : null,
   );
 }
 
