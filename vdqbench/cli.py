@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vdqbench.config import pin_threads
-from vdqbench.errors import ConfigError, nearest
+from vdqbench.errors import ConfigError, NotHere, nearest
 
 USAGE = """\
 vdqbench: the bench for post-training quantization of video diffusion models
@@ -66,8 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return sweep(arguments)
     except ConfigError as error:
-        sys.stderr.write(f"vdqbench: {error}\n")
+        folders = _folders(arguments) if isinstance(error, NotHere) else []  # which the command that it names needs as well
+        sys.stderr.write(f"vdqbench: {' '.join([str(error), *map(shlex.quote, folders)])}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("vdqbench: interrupted; what was finished is kept, the same command goes on from there\n")
         return 130
+
+
+def _folders(arguments: Sequence[str]) -> list[str]:
+    """The words of --config-dir among the arguments."""
+    follows = [False, *(word == "--config-dir" for word in arguments)]
+    return [word for word, after in zip(arguments, follows, strict=False) if after or word.split("=")[0] == "--config-dir"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdqbench.compose import Composer, expand
 from vdqbench.config import Cell
-from vdqbench.errors import ConfigError, NotHere, nearest
+from vdqbench.errors import ConfigError, nearest
 from vdqbench.progress import Progress
 from vdqbench.record import Record
 from vdqbench.runner import is_done, metric_keys, new_record, task
@@ -102,13 +101,9 @@ class Study:
 
     def cells(self, here: bool = True) -> list[Cell]:
         """Raises ConfigError for the first cell that cannot be run as asked; weights must be on this machine, if it is to be run here."""
-        try:
-            cells = [Cell.from_config(self.composer.plain(job), here) for job in self.jobs]
-            for cell in cells:
-                check(cell.config.get("metric") or {})
-        except NotHere as error:
-            folders = [word for folder in self.arguments.folders for word in ("--config-dir", folder)]
-            raise NotHere(" ".join([str(error), shlex.join(folders)]).strip()) from error
+        cells = [Cell.from_config(self.composer.plain(job), here) for job in self.jobs]
+        for cell in cells:
+            check(cell.config.get("metric") or {})
         return cells
 
 

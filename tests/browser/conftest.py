@@ -23,8 +23,11 @@ APT = ("apt-get", "-qq", "-y", "--no-install-recommends", "install", "chromium")
 def browser(tmp_path_factory) -> Iterator[chromium.Browser]:
     path = chromium.find()
     if path is None and os.environ.get("VDQ_INSTALL_BROWSER") == "1" and shutil.which("apt-get"):
-        for command in (("apt-get", "-qq", "update"), APT):
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=900)
+        try:
+            for command in (("apt-get", "-qq", "update"), APT):
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
+        except subprocess.SubprocessError as error:
+            pytest.skip(f"no chromium here, and it could not be installed: {error}")
         path = chromium.find()
     if path is None:
         pytest.skip("no chromium here: install it, name one as VDQ_BROWSER=PATH, or set VDQ_INSTALL_BROWSER=1 where apt-get may")

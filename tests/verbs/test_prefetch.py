@@ -148,10 +148,11 @@ def test_a_whole_model_from_the_hub(prefetch, web, tmp_path, capsys):
     (tmp_path / "mine" / "model" / "tuned.yaml").write_text(f"# Tiny, tuned\n{yaml.safe_dump(node)}")
     configured(tmp_path, web)
     folders, words = ["--config-dir", str(tmp_path / "mine")], ["model=tuned", "model.weights=hub:acme/tuned"]
-    assert main([*folders, "model=tuned"]) == 2
-    error = capsys.readouterr().err.strip()
-    assert "model=tuned model.weights=hub:acme/tuned needs its weights (hub:acme/tuned, of unknown size, see there)" in error
-    assert error.endswith("is not on this machine: run vdqbench prefetch " + " ".join([*words, *folders]))
+    for verb in ([], ["inspect"]):
+        assert main([*verb, *folders, "model=tuned"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert "model=tuned model.weights=hub:acme/tuned needs its weights (hub:acme/tuned, of unknown size, see there)" in error
+        assert error.endswith("is not on this machine: run vdqbench prefetch " + " ".join([*words, *folders]))
     assert main(["list", "models", *folders]) == 0
     (listed,) = (line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("tuned"))
     assert "Tiny, tuned" in listed and "missing" in listed
