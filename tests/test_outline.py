@@ -108,6 +108,28 @@ def test_a_plan_of_dvd_quant_on_hunyuan_video(capsys, tmp_path, monkeypatch):
     assert "not with fp6_e3m2: bits.format=fp_wide has no numbers of 4 bits" in said
 
 
+def test_a_plan_of_qvd_on_magicanimate(capsys, tmp_path, monkeypatch):
+    """The UNet alone, 98 convolutions and 424 linears, at 8 bits as at others; on paper it needs neither image nor pose."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["model=magicanimate", "method=qvd", "bits=w8a8", "plan=true"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "magicanimate qvd-w8a8: 16 videos, once its weights are here",
+        "hub:zcxu-eric/MagicAnimate",
+        "10.7 GB to fetch: vdqbench prefetch model=magicanimate",
+        "1,276,658,564 parameters, 522 layers with a role",
+        "qvd quantizes 522 layers: embed 1, ",
+        "time_proj 22, ",
+        "temporal_attn.q 40, ",
+    ):
+        assert words in said
+    rows = {tuple(line.split()[:2]): line.split() for line in said.splitlines() if line.split()[:1] == ["qvd"] and "x" in line}
+    assert rows["qvd", "w8a8"][2:6] == ["522", "8", "8", "1.284"] and rows["qvd", "w4a4"][5:7] == ["0.646", "3.95x"]
+    assert {bits for _, bits in rows} >= {"w8a8", "w6a8", "w6a6", "mxfp4"} and not list(tmp_path.iterdir())
+    assert "fp 0 16 16 2.553 1.00x 2750.3 1.00x" in " ".join(said.split()), "2 bytes each; 9.55 T by 16 x 16 + 32"
+
+
 def test_a_plan_of_several_cells_keeps_to_their_bits(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

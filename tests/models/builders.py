@@ -24,6 +24,7 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    ControlNetModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideo15Pipeline,
@@ -45,6 +46,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     ByT5Tokenizer,
@@ -66,6 +68,7 @@ from transformers import (
 
 from vdqbench import shapes
 from vdqbench.config import CONF, Model
+from vdqbench.models.magicanimate.adapter import MagicAnimate
 from vdqbench.models.pipeline import PipelineAdapter
 
 WIDTH = 32
@@ -89,6 +92,8 @@ class Case:
         steps, guidance, scheduler: of the sampler.
         attributes: of the pipeline that are too large for a test.
         inputs: conditioning inputs.
+        kind: the adapter's class.
+        prompted: whether the prompt's text counts.
     """
 
     build: Callable[[Path], dict[str, Any]]
@@ -98,13 +103,14 @@ class Case:
     inputs: Mapping[str, str] = field(default_factory=dict)
     scheduler: str = "model"
     attributes: Mapping[str, int] = field(default_factory=dict)
+    kind: type = PipelineAdapter
+    prompted: bool = True
 
-    def adapter(
-        self, name: str, folder: Path, device: str = "cpu", sampler: Mapping[str, Any] | None = None, **changes: Any
-    ) -> PipelineAdapter:
+    def adapter(self, name: str, folder: Path, device: str = "cpu", sampler: Mapping[str, Any] | None = None, **changes: Any) -> Any:
         """The adapter; `sampler` and `changes` of the model are over its own."""
-        adapter = PipelineAdapter(self.model(name, folder / name, **changes), self.sampler(**(sampler or {})), device)
-        self.shrink(adapter.pipe)
+        adapter = self.kind(self.model(name, folder / name, **changes), self.sampler(**(sampler or {})), device)
+        if self.attributes:
+            self.shrink(adapter.pipe)
         return adapter
 
     def shrink(self, pipe: Any) -> None:
@@ -114,7 +120,7 @@ class Case:
     def model(self, name: str, folder: Path, **changes: Any) -> Model:
         """The model, as the configuration would describe it."""
         defaults = yaml.safe_load((CONF / "model_defaults.yaml").read_text())
-        adapter = "vdqbench.models.pipeline.PipelineAdapter"
+        adapter = f"{self.kind.__module__}.{self.kind.__qualname__}"
         node = {"name": f"tiny_{name}", "adapter": adapter, "samplers": [self.scheduler], "inputs": dict(self.inputs)}
         return Model.from_config({**defaults, **node, **_built(self.build, folder), **changes})
 
@@ -367,8 +373,67 @@ def wan_of_two(folder: Path) -> dict[str, Any]:
     return wan(folder, 2)
 
 
+ANIMATED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False, "steps_offset": 1}
+
+
+def magicanimate(folder: Path) -> dict[str, Any]:
+    """The files of the released checkpoints, in the folders that the original wants them in."""
+    home, diffusion = folder / "MagicAnimate", folder / "stable-diffusion-v1-5"
+    encoder, words = _clip()
+    encoder.save_pretrained(diffusion / "text_encoder")
+    words.save_pretrained(diffusion / "tokenizer")
+    unet = _filled(UNet2DConditionModel(**UNET))
+    unet.save_pretrained(diffusion / "unet")
+    _image_vae(4).save_pretrained(folder / "sd-vae-ft-mse")
+    last = "up_blocks.1.attentions.1."
+    kept = tuple(last + name for name in ("norm.", "proj_in.", "transformer_blocks.0.norm1."))
+    appearance = {
+        name: value
+        for name, value in _filled(UNet2DConditionModel(**UNET), std=0.9).state_dict().items()
+        if not name.startswith((last, "conv_norm_out", "conv_out")) or name.startswith(kept)
+    }
+    _saved(home / "appearance_encoder", appearance, {**UNET, "_class_name": "AppearanceEncoderModel", "_diffusers_version": "0.19.3"})
+    sizes = {key: value for key, value in UNET.items() if not key.startswith(("up_", "out_", "sample_"))}
+    control = _filled(ControlNetModel(**sizes, conditioning_embedding_out_channels=(4, 4, 4, 4)), std=0.8)
+    for parameter in control.controlnet_cond_embedding.parameters():
+        parameter.data *= 2  # its eight layers would leave nothing of the poses
+    _saved(home / "densepose_controlnet", control.state_dict(), dict(control.config))
+    motion = MotionAdapter(
+        (16, 32), motion_layers_per_block=1, motion_norm_num_groups=8, motion_num_attention_heads=8, motion_max_seq_length=24,
+        use_motion_mid_block=False,
+    )  # fmt: skip
+    (home / "temporal_attention").mkdir()
+    torch.save({"state_dict": released(_filled(motion).state_dict())}, home / "temporal_attention" / "temporal_attention.ckpt")
+    return {"weights": str(folder), "call": {"height": 32, "width": 32, "num_frames": 4}, "options": {"scheduler": ANIMATED}}
+
+
+def released(motion: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of motion modules by the names that they were released with; each attention has its own table of positions there."""
+    made, block = {}, "transformer_blocks.0."
+    names = {
+        "attn1.": "attention_blocks.0.", "attn2.": "attention_blocks.1.", "norm1.": "norms.0.", "norm2.": "norms.1.", "norm3.": "ff_norm.",
+    }  # fmt: skip
+    for name, value in motion.items():
+        module, _, inner = name.partition(".motion_modules.")
+        index, _, inner = inner.partition(".")
+        prefix = f"module.unet.{module}.motion_modules.{index}.temporal_transformer."
+        if inner == f"{block}pos_embed.pe":
+            made |= {f"{prefix}{block}attention_blocks.{i}.pos_encoder.pe": value.clone() for i in (0, 1)}
+            continue
+        for ours, theirs in names.items():
+            inner = inner.replace(block + ours, block + theirs)
+        made[prefix + inner] = value
+    return made
+
+
+def _saved(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    save_file(dict(tensors), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(dict(config)))
+
+
 TOKENS = {"tokenizer_max_length": 16, "prompt_template_encode_start_idx": 0, "tokenizer_2_max_length": 4, "vision_num_semantic_tokens": 4}
-CASES = {
+PIPELINES = {
     "hunyuan": Case(hunyuan, "embedded", guidance=6.0),
     "hunyuan15": Case(hunyuan15, "two_pass", attributes=TOKENS),
     "animatediff": Case(animatediff),
@@ -379,4 +444,9 @@ CASES = {
     "mochi": Case(mochi),
     "wan": Case(wan, "two_pass"),
     "wan_of_two": Case(wan_of_two, "two_pass"),
+}
+CASES = PIPELINES | {
+    "magicanimate": Case(
+        magicanimate, inputs={"image": "required", "pose": "required"}, scheduler="ddim", kind=MagicAnimate, prompted=False
+    ),
 }

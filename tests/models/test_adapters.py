@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from builders import CASES, Case, described, ltx_vae, sparsectrl
+from builders import CASES, PIPELINES, Case, described, ltx_vae, sparsectrl
 from PIL import Image
 from safetensors.torch import load, save
 
@@ -20,6 +20,7 @@ from vdqbench import shapes
 from vdqbench.calibrate import Calibration, calibrate
 from vdqbench.config import CONF
 from vdqbench.errors import ConfigError, Unsupported
+from vdqbench.inputs import Input
 from vdqbench.models.base import Job, initial_noise
 from vdqbench.models.blueprint import Blueprint
 from vdqbench.models.pipeline import PipelineAdapter, decoded
@@ -36,8 +37,10 @@ RECIPES = {"cw_tw": 1, "tsq": 2, "dynamic": 1}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("models")
-    frame = shapes.render(shapes.scenes("eval")[:1], 0, np.array([0]))[0, 0]
-    Image.fromarray(frame).save(made / "sketch.png")
+    frames = shapes.render(shapes.scenes("eval")[:1], 0, np.array([0]))[0]
+    (made / "pose").mkdir()
+    for name, frame in {"sketch": frames[0], "image": frames[8], **{f"pose/{i}": frames[i] for i in range(4)}}.items():
+        Image.fromarray(frame).save(made / f"{name}.png")
     return made
 
 
@@ -46,14 +49,14 @@ def loaded(folder):
     """The adapter of a case, everything loaded once."""
 
     @cache
-    def load(name: str) -> PipelineAdapter:
+    def load(name: str) -> Any:
         return CASES[name].adapter(name, folder)
 
     return load
 
 
 def jobs_of(case: Case, folder: Path) -> list[Job]:
-    inputs = {name: folder / f"{name}.png" for name in case.inputs}
+    inputs = {name: folder / ("pose" if name == "pose" else f"{name}.png") for name in case.inputs}
     return [Job(f"{i:04d}", prompt, 5, inputs) for i, prompt in enumerate(PROMPTS)]
 
 
@@ -97,7 +100,7 @@ def official(case: Case, adapter: PipelineAdapter, job: Job, latents: torch.Tens
     return np.asarray(made.frames[0])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_generates_what_its_pipeline_generates(name, folder, loaded, made):
     adapter, case = loaded(name), CASES[name]
     assert adapter.clock.layout == case.layout
@@ -116,9 +119,10 @@ def test_depends_on_prompt_and_seed_and_not_on_the_batch(name, folder, loaded, m
     alone = adapter.denoise(jobs[1:], adapter.encode(jobs[1:]))
     torch.testing.assert_close(alone[0], latents[1], atol=1e-4, rtol=1e-4)
     assert torch.equal(adapter.denoise(jobs[1:], conditions[1:]), alone)
-    other = dataclasses.replace(jobs[1], prompt=PROMPTS[0])
+    changed = {"prompt": PROMPTS[0]} if CASES[name].prompted else {"inputs": {**jobs[1].inputs, "image": folder / "sketch.png"}}
+    other = dataclasses.replace(jobs[1], **changed)
     told = adapter.denoise([other], adapter.encode([other]))
-    assert (told - alone).abs().max() > 1e-3  # the same noise, another prompt
+    assert (told - alone).abs().max() > 1e-3  # the same noise, told something else
     again = dataclasses.replace(jobs[1], seed=6)
     assert (adapter.denoise([again], conditions[1:]) - alone).abs().max() > 0.1
 
@@ -131,7 +135,7 @@ def test_conditions_can_be_kept_in_files(name, folder, loaded, made):
     assert torch.equal(loaded(name).denoise(jobs_of(CASES[name], folder), kept), latents)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_one_part_at_a_time(name, folder, made):
     offload = "layers" if name in ("hunyuan", "animatediff") else "stages"
     adapter = CASES[name].adapter(name, folder, offload=offload)
@@ -352,11 +356,14 @@ def test_an_autoencoder_that_takes_the_last_step_of_denoising():
     torch.testing.assert_close(decoded(vae, latents, call), expected)
 
 
-@pytest.mark.parametrize(("name", "frames"), [("mini_animatediff", 16)])
-def test_the_packaged_models_are_run_by_the_same_code(name, frames):
+@pytest.mark.parametrize(("name", "frames"), [("mini_animatediff", 16), ("mini_sparsectrl", 16), ("mini_hunyuan", 17)])
+def test_the_packaged_models_are_run_by_the_same_code(name, frames, tmp_path):
     model = described(name)
+    told = {name: tmp_path / f"{name}.png" for name in model.inputs}
+    for name, path in told.items():
+        Image.fromarray(Input(name, caption=PROMPTS[0]).picture()).save(path)
     sampler = {"name": model.samplers[0], "steps": 2, "guidance": model.guidance, "guided_channels": None, "options": {}}
-    adapter, job = PipelineAdapter(model, sampler, "cpu"), Job("0000", PROMPTS[0], 0)
+    adapter, job = PipelineAdapter(model, sampler, "cpu"), Job("0000", PROMPTS[0], 0, told)
     conditions = adapter.encode([job])
     exact = adapter.denoise([job], conditions)
     (video,) = adapter.decode(exact)
