@@ -141,8 +141,8 @@ def readme_commands() -> list[list[str]]:
 def test_the_readme_has_the_two_commands_and_ci_runs_the_tests():
     readme = (ROOT / "README.md").read_text()
     assert "pip install uv\n" in readme and "\nuv run vdqbench table=quickstart" in readme
-    assert "\nuv run --extra dev pytest" in readme
-    assert "uv run --extra dev pytest\n" in (ROOT / ".ci" / "run").read_text()
+    assert "\nuv run --extra dev pytest -n 2 " in readme
+    assert "uv run --extra dev pytest -n 2\n" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)

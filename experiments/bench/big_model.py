@@ -11,6 +11,7 @@ quantization, which computes in full precision: they say what running this bench
 from __future__ import annotations
 
 import argparse
+import importlib
 import resource
 import sys
 import time
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from vdqbench.compose import Composer
 from vdqbench.config import Cell
 from vdqbench.environment import environment, revision
-from vdqbench.models.pipeline import PipelineAdapter
 from vdqbench.quant.quantize import quantize
 from vdqbench.store import write_atomic
 
@@ -45,6 +45,10 @@ def given(example: dict[str, Any], device: torch.device, dtype: torch.dtype) -> 
     """Random values in place of the example's tensors without any: masks are full, times and guidance 500."""
 
     def one(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: one(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(one, value))
         if not isinstance(value, Tensor):
             return value
         if not value.is_floating_point():
@@ -53,11 +57,11 @@ def given(example: dict[str, Any], device: torch.device, dtype: torch.dtype) -> 
             return torch.full(value.shape, 500.0, device=device, dtype=dtype)
         return torch.randn(value.shape, device=device, dtype=dtype)
 
-    return {name: one(value) for name, value in example.items()}
+    return one(example)
 
 
 def peak(device: torch.device) -> float:
-    """Most memory so far in GB, of the GPU or of the process."""
+    """Most memory in GB: of the GPU since it was last asked for, or of the process since it began."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -74,7 +78,8 @@ def main() -> None:
     dtype = getattr(torch, cell.model.dtype)
     torch.manual_seed(0)
 
-    adapter = PipelineAdapter.outlined(cell.model)
+    module, name = str(cell.model.adapter).rsplit(".", 1)
+    adapter = getattr(importlib.import_module(module), name).outlined(cell.model)
     inputs = given(adapter.example(), device, dtype)
     layers, anatomy, clock = adapter.layers(), adapter.anatomy(), adapter.clock
     denoiser = filled(adapter.denoiser, device, dtype)
