@@ -117,7 +117,7 @@ def test_a_plan_of_qvd_on_magicanimate(capsys, tmp_path, monkeypatch):
     for words in (
         "magicanimate qvd-w8a8: 16 videos, once its weights are here",
         "hub:zcxu-eric/MagicAnimate",
-        "10.7 GB to fetch: vdqbench prefetch model=magicanimate",
+        "14.2 GB to fetch: vdqbench prefetch model=magicanimate",
         "1,276,658,564 parameters, 522 layers with a role",
         "qvd quantizes 522 layers: embed 1, ",
         "time_proj 22, ",

@@ -373,17 +373,16 @@ def wan_of_two(folder: Path) -> dict[str, Any]:
     return wan(folder, 2)
 
 
-ANIMATED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False, "steps_offset": 1}
-
-
 def magicanimate(folder: Path) -> dict[str, Any]:
-    """The files of the released checkpoints, in the folders that the original wants them in."""
+    """The files of the released checkpoints, in the folders that the original wants them in.
+
+    The UNet of videos is whole; Stable Diffusion's own UNet has other weights than its spatial half, which must not matter.
+    """
     home, diffusion = folder / "MagicAnimate", folder / "stable-diffusion-v1-5"
     encoder, words = _clip()
     encoder.save_pretrained(diffusion / "text_encoder")
     words.save_pretrained(diffusion / "tokenizer")
-    unet = _filled(UNet2DConditionModel(**UNET))
-    unet.save_pretrained(diffusion / "unet")
+    _filled(UNet2DConditionModel(**UNET), std=0.7).save_pretrained(diffusion / "unet")
     _image_vae(4).save_pretrained(folder / "sd-vae-ft-mse")
     last = "up_blocks.1.attentions.1."
     kept = tuple(last + name for name in ("norm.", "proj_in.", "transformer_blocks.0.norm1."))
@@ -403,12 +402,14 @@ def magicanimate(folder: Path) -> dict[str, Any]:
         use_motion_mid_block=False,
     )  # fmt: skip
     (home / "temporal_attention").mkdir()
-    torch.save({"state_dict": released(_filled(motion).state_dict())}, home / "temporal_attention" / "temporal_attention.ckpt")
-    return {"weights": str(folder), "call": {"height": 32, "width": 32, "num_frames": 4}, "options": {"scheduler": ANIMATED}}
+    spatial = {f"module.{name}": value for name, value in _filled(UNet2DConditionModel(**UNET)).state_dict().items()}
+    saved = {"global_step": 1, "state_dict": spatial | released(_filled(motion).state_dict())}
+    torch.save(saved, home / "temporal_attention" / "temporal_attention.ckpt")
+    return {"weights": str(folder), "call": {"height": 32, "width": 32, "num_frames": 4}}
 
 
 def released(motion: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of motion modules by the names that they were released with; each attention has its own table of positions there."""
+    """Tensors of motion modules by the names of the original, wrapped; each attention has its own table of positions there."""
     made, block = {}, "transformer_blocks.0."
     names = {
         "attn1.": "attention_blocks.0.", "attn2.": "attention_blocks.1.", "norm1.": "norms.0.", "norm2.": "norms.1.", "norm3.": "ff_norm.",
@@ -416,7 +417,7 @@ def released(motion: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, value in motion.items():
         module, _, inner = name.partition(".motion_modules.")
         index, _, inner = inner.partition(".")
-        prefix = f"module.unet.{module}.motion_modules.{index}.temporal_transformer."
+        prefix = f"module.{module}.motion_modules.{index}.temporal_transformer."
         if inner == f"{block}pos_embed.pe":
             made |= {f"{prefix}{block}attention_blocks.{i}.pos_encoder.pe": value.clone() for i in (0, 1)}
             continue

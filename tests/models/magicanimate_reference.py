@@ -115,9 +115,9 @@ class Original:
     def __init__(self, folder: Path) -> None:
         home, diffusion = folder / "MagicAnimate", folder / "stable-diffusion-v1-5"
         name = "diffusion_pytorch_model.safetensors"
-        motion = torch.load(home / "temporal_attention" / "temporal_attention.ckpt", weights_only=True)["state_dict"]
-        motion = {key.removeprefix("module.unet.").replace(".temporal_transformer", ""): value for key, value in motion.items()}
-        self.p: Tensors = load_file(diffusion / "unet" / name) | motion
+        moving = torch.load(home / "temporal_attention" / "temporal_attention.ckpt", weights_only=True)["state_dict"]
+        moving = {key.removeprefix("module.").replace(".temporal_transformer", ""): value for key, value in moving.items()}
+        self.p: Tensors = load_file(diffusion / "unet" / name) | moving  # what the checkpoint has replaces what was loaded before
         config = json.loads((home / "appearance_encoder" / "config.json").read_text())
         self.appearance = UNet2DConditionModel(**{key: value for key, value in config.items() if not key.startswith("_")}).eval()
         lacking = self.appearance.load_state_dict(load_file(home / "appearance_encoder" / name), strict=False)

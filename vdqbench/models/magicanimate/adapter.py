@@ -20,20 +20,23 @@ from vdqbench.models.base import Adapter, Anatomy, Condition, Job, initial_noise
 from vdqbench.models.ddim import guide
 from vdqbench.models.magicanimate.checkpoint import fill, fill_animation
 from vdqbench.models.magicanimate.networks import AppearanceEncoder, Architecture
-from vdqbench.models.magicanimate.pictures import Pictures
+from vdqbench.models.magicanimate.pictures import WINDOW, Pictures
 from vdqbench.models.roles import UNET_MOTION, roles_by, unet_motion_anatomy
 from vdqbench.models.samplers import scheduler_of
 from vdqbench.models.visiting import visiting
 
 CHANNELS, DOWNSCALE, SCALE = 4, 8, 0.18215
 """Of latents: their channels, pixels of a side to one position, and what the autoencoder's are multiplied with."""
-WINDOW = 16
-"""Frames that the original denoises at once; of longer videos it averages overlapping windows."""
 TOKENS = 77
+"""Tokens of a text, L, for which costs are counted; CLIP's own tokenizer fills every text up to as many."""
 FOLDERS = {"magicanimate": "MagicAnimate", "pipeline": "stable-diffusion-v1-5", "vae": "sd-vae-ft-mse"}
 """Names of the parts' folders where the whole model lies in one, as the original wants it."""
-MOTION = "temporal_attention/temporal_attention.ckpt"
+ANIMATION = "temporal_attention/temporal_attention.ckpt"
+"""The checkpoint of the UNet of videos, below the folder of the part `magicanimate`."""
 WEIGHTS = "diffusion_pytorch_model"
+"""Name of a network's weights in its folder, without the suffix."""
+SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False, "steps_offset": 1}
+"""The original's: betas of `configs/inference/inference.yaml`; its pipeline sets the other two, whatever the configuration says."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Options:
     """`model.options` of MagicAnimate.
 
     Attributes:
-        scheduler: what the schedulers are told of the noise that the model was trained with, and of DDIM.
+        scheduler: what the schedulers are told of the noise that the model was trained with, and of DDIM; what is left out is as in
+            the original (`SCHEDULER`).
         fps: frames per second.
     """
 
     scheduler: dict[str, Any] = field(default_factory=dict)
     fps: int = 25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheduler", {**SCHEDULER, **self.scheduler})
 
     @classmethod
     def of(cls, model: Model) -> Options:
@@ -91,13 +98,16 @@ class Guides:
 class MagicAnimate(Adapter):
     """A re-implementation on diffusers' networks; the prompt's text is not looked at, the original's is empty.
 
+    MagicAnimate is of Xu et al. 2023, arXiv 2311.16498; what is said of the original is read off its code, github.com
+    magic-research/magic-animate at d2bc3bc.
+
     Both guidance branches have the empty text; the unconditional one differs in that it does not see the reference image. It comes first
     in the batch. The ControlNet is asked for the conditional branch alone, and adds the same to both. A condition is `text` [L, D],
-    `image` [4, H/8, W/8] (latents) and `pose` uint8 [F, 3, H, W]. Latents are float32 between steps.
+    `latents` [4, H/8, W/8] of the reference image and `pose` uint8 [F, 3, H, W]. Latents are float32 between steps.
 
     Args:
-        model: has the parts `magicanimate` (appearance encoder, ControlNet, motion modules), `pipeline` (Stable Diffusion 1.5) and `vae`,
-            or a folder with all of them (see `FOLDERS`).
+        model: has the parts `magicanimate` (appearance encoder, ControlNet, and the UNet of videos or its motion modules), `pipeline`
+            (Stable Diffusion 1.5) and `vae`, or a folder with all of them (see `FOLDERS`).
         sampler: `name`, `steps`, `guidance`, `guided_channels` and `options`.
         device: where it runs; `meta` for roles, sizes and costs alone.
         architecture: of its networks, if they are not to be looked up in their folders.
@@ -174,14 +184,14 @@ class MagicAnimate(Adapter):
         for one in seen:
             image = one.image[None].to(self.device).float() / 127.5 - 1
             latents = self.vae.encode(image.to(self.vae.dtype)).latent_dist.mean * SCALE
-            conditions.append({"text": text.clone(), "image": latents[0].cpu(), "pose": one.pose})
+            conditions.append({"text": text.clone(), "latents": latents[0].cpu(), "pose": one.pose})
         return conditions
 
     @torch.no_grad()  # not inference_mode, under which layers cannot tell that they were given the same, unchanged tensor
     def denoise(self, jobs: Sequence[Job], conditions: Sequence[Condition]) -> Tensor:
         unet, guides, scheduler = self.denoiser, self.guides, self.scheduler
         told = {name: torch.stack([one[name] for one in conditions]).to(self.device, self.dtype) for name in conditions[0]}
-        text, image, pose = told["text"], told["image"], told["pose"].flatten(0, 1) / 255
+        text, image, pose = told["text"], told["latents"], told["pose"].flatten(0, 1) / 255
         texts = text.repeat_interleave(self.size[0], dim=0)
         branches = 2 if self.clock.batched else 1
         with self.clock.attached(scheduler, [unet]):
@@ -246,7 +256,7 @@ class MagicAnimate(Adapter):
     def _load_unet(self) -> nn.Module:
         unet: Any = self.architecture.animation(self.size[0])
         if self.device.type != "meta":
-            fill_animation(unet, _weights(self._folder("pipeline") / "unet"), self._folder("magicanimate") / MOTION)
+            fill_animation(unet, _weights(self._folder("pipeline") / "unet"), self._folder("magicanimate") / ANIMATION)
         nn.Module.to(unet, self.dtype)  # diffusers' own warns whenever it is given a dtype
         return self._placed(unet, [unet.get_submodule(name) for name in unet_motion_anatomy(unet).blocks])
 
@@ -288,6 +298,6 @@ class MagicAnimate(Adapter):
 
 
 def _weights(folder: Path) -> Path:
-    """The file with a network's weights: safetensors, or what was there before them."""
-    path = folder / f"{WEIGHTS}.safetensors"
-    return path if path.is_file() else folder / f"{WEIGHTS}.bin"
+    """The file with a network's weights: safetensors, or what was there before them if that alone is there."""
+    path, pickled = folder / f"{WEIGHTS}.safetensors", folder / f"{WEIGHTS}.bin"
+    return pickled if pickled.is_file() and not path.is_file() else path

@@ -87,6 +87,12 @@ class AppearanceEncoder(nn.Module):
     """UNet of Stable Diffusion that looks at the latents of a reference image; what its attentions read is its output.
 
     The last transformer block needs no more than its first norm, and there is nothing after it: the released checkpoint lacks the rest.
+
+    Args:
+        config: of a UNet2DConditionModel; what it says of the last block's other layers and of the output does not count.
+
+    Attributes:
+        names: of the transformer blocks whose normalized tokens are the output, as they are run.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -98,7 +104,13 @@ class AppearanceEncoder(nn.Module):
         self.unet.conv_norm_out, self.unet.conv_out = nn.Identity(), nn.Identity()
 
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor) -> Reference:
-        """Tokens [B, N, C] of images with latents [B, 4, H, W] and text [B, L, D], by transformer block."""
+        """Tokens [B, N, C] by transformer block, after its first norm; N and C are the positions and the width of its level.
+
+        Args:
+            latents: of images, [B, 4, H, W], times the autoencoder's scale, without noise.
+            timestep: of all rows.
+            text: [B, L, D].
+        """
         seen: dict[str, Tensor] = {}
         norms = {name: self.unet.get_submodule(name).norm1 for name in self.names}
         hooks = [norm.register_forward_hook(lambda _, args, out, name=name: seen.update({name: out})) for name, norm in norms.items()]
@@ -111,7 +123,7 @@ class AppearanceEncoder(nn.Module):
 
 
 class _NormAlone(nn.Module):
-    """What is left of a transformer block."""
+    """What is left of a transformer block: the first norm, of tokens [B, N, C]; whatever else the block is told is not looked at."""
 
     def __init__(self, norm1: nn.Module) -> None:
         super().__init__()
@@ -163,4 +175,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is missing or not JSON; it is the configuration of one of MagicAnimate's networks") from error
+        raise ConfigError(
+            f"{path} is missing or not JSON; it is the configuration of one of MagicAnimate's networks: put the released one there, "
+            "or give the folder that holds it as model.weights=FOLDER"
+        ) from error

@@ -13,6 +13,9 @@ from vdqbench import video
 from vdqbench.errors import ConfigError
 from vdqbench.models.base import Job
 
+WINDOW = 16
+"""Frames that the original denoises at once; of longer videos it averages overlapping windows."""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -33,10 +36,10 @@ class Pictures:
                 raise ConfigError(f"prompt {job.prompt_id} comes without its {name}; give one for each prompt as prompts.inputs.{name}")
         poses = video.read(job.inputs["pose"])
         if len(poses) != frames:
-            raise ConfigError(
-                f"pose {job.inputs['pose']} has {len(poses)} frames where model.call.num_frames={frames}; cut it to as many, "
-                "since videos longer than the windows of 16 frames that the original averages are not supported"
-            )
+            fix = f"give as many, or set model.call.num_frames={len(poses)}"
+            if len(poses) > WINDOW:
+                fix = f"cut it to as many, since windows, which the original averages for more than {WINDOW}, are not supported"
+            raise ConfigError(f"pose {job.inputs['pose']} has {len(poses)} frames where model.call.num_frames={frames}; {fix}")
         image = _resized(video.read_image(job.inputs["image"]), height, width)
         return cls(image, torch.stack([_resized(pose, height, width) for pose in poses]))
 

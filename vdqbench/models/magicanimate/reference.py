@@ -52,6 +52,14 @@ class ReferenceAttention(AttnProcessor2_0):
         temb: Tensor | None = None,
         reference: Reference | None = None,
     ) -> Tensor:
+        """Attended tokens [R F, N, C], or as of diffusers without tokens for this block.
+
+        Args:
+            attn: the attention, with its projections.
+            hidden_states: own tokens [R F, N, C]; R is B for the conditional branch alone, or 2 B, unconditional rows first.
+            encoder_hidden_states, attention_mask, temb: as of diffusers; not looked at with tokens for this block.
+            reference: of B videos; tokens [B, M, C] of this block are seen by each frame of theirs.
+        """
         if not reference or self.block not in reference:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         seen = reference[self.block].repeat_interleave(self.frames, dim=0)
