@@ -106,8 +106,8 @@ def test_every_column_is_given_by_the_chosen_metrics(name, preset):
             assert column.score not in {s for metric in known.values() for s in metric["owners"]}, "it can be had now"
             assert column.higher_is_better is not None
         else:
-            paired = owner[column.score]["mode"] == "paired" and not column.score.startswith("clip_")  # QVD's are of prompt, picture, neighbours
-            assert column.paired == paired, column.score
+            alone = column.score.startswith("clip_")  # QVD's: of prompt, picture and neighbouring frames
+            assert column.paired == (owner[column.score]["mode"] == "paired" and not alone), column.score
 
 
 @pytest.mark.parametrize("name", TABLES)
