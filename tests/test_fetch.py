@@ -9,8 +9,9 @@ from collections import namedtuple
 import pytest
 from web import Web, serving
 
+from vdqbench.assets import named
 from vdqbench.config import Asset
-from vdqbench.fetch import FetchError, fetch, space
+from vdqbench.fetch import FetchError, fetch, located, space
 from vdqbench.progress import Progress
 
 CONTENT = bytes(range(256)) * 9000
@@ -120,3 +121,11 @@ def test_a_full_disk_is_told_before(web, monkeypatch):
     assert "0.0 GB free and 0.0 GB are to be fetched" in said and "HF_HOME" in said
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**12, 0, 10**9))
     assert not list(space([asset(web)]))
+
+
+@pytest.mark.parametrize("name", ["raft_large", "alexnet"])
+def test_what_torchvision_knows_is_fetched_from_where_it_says(name):
+    asset = named(name)
+    assert asset.where.address == asset.source and asset.source.startswith("torchvision:")
+    assert located(asset.source).startswith("https://") and located(asset.source).rsplit("/", 1)[1] == asset.files[0]
+    assert located("https://example.org/a.bin") == "https://example.org/a.bin"

@@ -102,7 +102,7 @@ class Asset:
 
     Attributes:
         part: what they are of: `denoiser`, `text_encoder`, `vae`, ...; the adapter knows the names.
-        source: `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION`, the address of a file, or a folder.
+        source: `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION`, the address of a file, `torchvision:NAME`, or a folder.
         gigabytes: size of the files, in 10^9 bytes; None if nobody states it.
         licence: its name, as their authors give it.
         files: paths or patterns below the source.

@@ -43,7 +43,7 @@ def fetch(asset: Asset, progress: Progress) -> Path:
     if where.repository:
         _from_hub(asset, progress)
     elif where.address:
-        _from_web(where.address, Path(str(where.folder)) / asset.files[0], asset, progress)
+        _from_web(located(where.address), Path(str(where.folder)) / asset.files[0], asset, progress)
     missing = where.missing(asset.files)
     folder = where.folder
     if missing or folder is None:
@@ -129,6 +129,15 @@ def _bars(shown: bool) -> Iterator[None]:
         yield
     finally:
         (disable_progress_bars if before else enable_progress_bars)()
+
+
+def located(address: str) -> str:
+    """The address itself; of `torchvision:NAME`, such as torchvision:AlexNet_Weights.IMAGENET1K_V1, the one that torchvision knows."""
+    if not address.startswith("torchvision:"):
+        return address
+    from torchvision.models import get_weight
+
+    return str(get_weight(address.removeprefix("torchvision:")).url)
 
 
 def _from_web(address: str, path: Path, asset: Asset, progress: Progress) -> None:

@@ -25,7 +25,8 @@ REMEMBERED = 64 * 2**20
 class Source:
     """A place of weights: `packaged` or `packaged/NAME`, `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION`, an address, or a folder.
 
-    What an address (`https://...`) stands for is one file, kept below the user's cache once it was fetched (`vdqbench.fetch`).
+    What an address (`https://...`, or `torchvision:NAME` for one that torchvision knows) stands for is one file, kept below the user's
+    cache once it was fetched (`vdqbench.fetch`).
     """
 
     text: str
@@ -43,7 +44,7 @@ class Source:
     @property
     def address(self) -> str | None:
         """Of a file on the web."""
-        return self.text if re.match(r"https?://", self.text) else None
+        return self.text if re.match(r"https?://|torchvision:", self.text) else None
 
     @property
     def folder(self) -> Path | None:

@@ -18,6 +18,7 @@ from vdqbench.assets import named, of_metrics, unknown
 from vdqbench.cli import main
 from vdqbench.config import CONF, Asset, Model
 from vdqbench.errors import ConfigError
+from vdqbench.fetch import located
 from vdqbench.score import asset_digests, build
 
 WEIGHTS, CONFIG, OTHER = b"weights" * 5000, b"{}", b"not wanted"
@@ -182,7 +183,7 @@ def test_every_asset_of_metrics_is_described():
     assert len(files) >= 10
     for file in files:
         asset = named(file.stem)
-        assert asset.where.repository or str(asset.where.address).startswith("https://")
+        assert asset.where.repository or located(str(asset.where.address)).startswith("https://")
         assert asset.files and asset.gigabytes > 0 and asset.licence
         for name, known in (asset.sha256 or {}).items():
             assert name in asset.files and re.fullmatch(r"[0-9a-f]{8,64}", known)
